@@ -1,0 +1,176 @@
+"""Bytes in and out: nothing else of the project opens a trace, map or plan file."""
+
+import contextlib
+import gc
+import gzip
+import io
+import os
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from .._arrays import Numbers
+from ..errors import InputError
+
+GZIP_MAGIC = b"\x1f\x8b"
+ZIP_MAGIC = b"PK\x03\x04"
+
+# The oldest date a zip entry can have, so that the same arrays give the same bytes.
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def read_bytes(path: str) -> bytes:
+    """The content of a file, or of standard input for `-`; gzip is unpacked.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read.
+    """
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    if data.startswith(GZIP_MAGIC):
+        try:
+            return gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(f"{name_of(path)} is not a whole gzip file: {error}") from None
+    return data
+
+
+@contextlib.contextmanager
+def paused_gc() -> Iterator[None]:
+    """Hold the cycle collector off: millions of parsed numbers hold no cycles, and looking for
+    them takes as long as parsing does."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def name_of(path: str) -> str:
+    """How messages call `path`."""
+    return "standard input" if path == "-" else path
+
+
+def parse_json(data: bytes, name: str) -> Any:
+    """The value of a JSON text.
+
+    Raises
+    ------
+    InputError
+        With line and column where it is malformed; a literal NaN or Infinity is named.
+    """
+    if not data.strip():
+        raise InputError(f"{name} is empty; a JSON object or list is expected")
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        where = f"{name}, line {error.lineno}, column {error.colno}"
+        rest = error.doc[error.pos : error.pos + 9] if isinstance(error.doc, str) else ""
+        for literal in ("NaN", "Infinity", "-Infinity"):
+            if rest.startswith(literal):
+                raise InputError(
+                    f"{where}: {literal} is not a load, nor valid JSON;"
+                    " loads must be finite numbers"
+                ) from None
+        raise InputError(f"{where}: not valid JSON: {error.msg.split(': line')[0]}") from None
+
+
+def read_npz(data: bytes, name: str) -> dict[str, Numbers]:
+    """The arrays of an NPZ file by name; pickled objects are refused.
+
+    Raises
+    ------
+    InputError
+        When it is not a whole NPZ file of plain arrays.
+    """
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error).split("\n")[0]
+        if "allow_pickle" in reason:
+            reason = "it holds pickled Python objects, which are never loaded"
+        raise InputError(f"{name} is not a readable NPZ file: {reason}") from None
+
+
+def npz_bytes(arrays: dict[str, Numbers]) -> bytes:
+    """An NPZ file of `arrays`, compressed, the same bytes every time."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for key, array in arrays.items():
+            entry = zipfile.ZipInfo(f"{key}.npy", date_time=_ZIP_DATE)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(entry, "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+    return out.getvalue()
+
+
+def check_output(path: str, force: bool) -> None:
+    """Find out before long work whether `path` may be written.
+
+    Raises
+    ------
+    InputError
+        When it exists and `force` is off, or its folder is missing or not writable.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"{path} is a folder; the name of a file is expected")
+    if target.exists() and not force:
+        raise InputError(f"{path} exists; --force overwrites it")
+    folder = target.parent
+    if not folder.is_dir():
+        raise InputError(f"{path} cannot be written: {folder} is not a folder that exists")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"{path} cannot be written: no permission to write in {folder}")
+
+
+def write_bytes(path: str, data: bytes, force: bool = False) -> None:
+    """Write a whole file or nothing: aside first, then renamed into place.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written; whatever was at `path` before is still whole.
+    """
+    check_output(path, force)
+    target = Path(path).resolve()
+    kept = "; the file that was there is unchanged" if target.exists() else ""
+    aside = None
+    try:
+        handle, aside = tempfile.mkstemp(
+            prefix=f".{target.name}.", suffix=".tmp", dir=target.parent
+        )
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o666 & ~_umask())
+        os.replace(aside, target)
+    except BaseException as error:
+        if aside is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(aside)
+        if isinstance(error, OSError):
+            raise InputError(f"{path} could not be written: {error.strerror}{kept}") from None
+        raise
+
+
+def _umask() -> int:
+    """The process's file mode mask; reading it means setting it for a moment."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,96 @@
+"""The only arithmetic on loads.
+
+Even split: every copy of an expert serves an equal share of its tokens. Balancedness is the mean
+rank load over the largest, for one window and one layer; 1 is perfect. Two aggregates are in use
+and kept apart by name: `mean_balancedness` (the mean of those ratios, as SGLang reports it) and
+`efficiency` (Σ mean ÷ Σ max, as vLLM reports it), which is proportional to time because layers run
+one after another.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ._arrays import Floats, Ints, Numbers
+from .placement import Placement
+
+# Numbers per block of windows in `rank_loads`: 2^22 float64 are 32 MB.
+_BLOCK = 2**22
+
+
+class Balance(NamedTuple):
+    """How even a placement is on some loads; every value but `peak_load` lies in (0, 1]."""
+
+    mean_balancedness: float
+    worst_balancedness: float
+    p95_balancedness: float
+    efficiency: float
+    layer_balancedness: Floats  # (L,)
+    peak_load: Floats  # (L,), tokens
+
+
+def even_split(tokens: Numbers, replica_count: Ints) -> Floats:
+    """Tokens that each copy serves: `tokens` (..., E) over `replica_count` (..., E)."""
+    share: Floats = tokens / replica_count
+    return share
+
+
+def rank_loads(tokens: Numbers, placement: Placement) -> Floats:
+    """Tokens that each rank serves under even split, (W, L, R), from `tokens` (W, L, E)."""
+    num_windows, num_layers, _ = tokens.shape
+    slots = placement.physical_to_logical
+    index = np.where(slots < 0, 0, slots)
+    loads = np.empty((num_windows, num_layers, placement.num_ranks))
+    block = max(1, _BLOCK // max(1, slots.size))
+    for first in range(0, num_windows, block):
+        part = even_split(tokens[first : first + block], placement.replica_count)
+        on_slot = np.take_along_axis(part, index[None], axis=2)
+        on_slot *= slots >= 0
+        by_rank = on_slot.reshape(len(part), num_layers, placement.num_ranks, -1)
+        by_rank.sum(axis=3, out=loads[first : first + block])
+    return loads
+
+
+def peak_loads(rank_load: Floats) -> Floats:
+    """The busiest rank's load, of shape (W, L), from `rank_load` (W, L, R)."""
+    peaks: Floats = rank_load.max(axis=2)
+    return peaks
+
+
+def balancedness(rank_load: Floats, num_live_ranks: int | None = None) -> Floats:
+    """Mean over largest rank load, of shape (W, L), from `rank_load` (W, L, R); 1 where a layer
+    carries no load. The mean is over `num_live_ranks`, all R by default."""
+    peak = peak_loads(rank_load)
+    mean = rank_load.sum(axis=2) / (num_live_ranks or rank_load.shape[2])
+    ratio: Floats = np.divide(mean, peak, out=np.ones_like(peak), where=peak > 0)
+    return ratio
+
+
+def over_windows(values: Floats, window_weight: Floats) -> Floats:
+    """The weighted mean over windows of `values` (W, ...)."""
+    weight = window_weight / window_weight.sum()
+    mean: Floats = (values * weight.reshape(-1, *[1] * (values.ndim - 1))).sum(axis=0)
+    return mean
+
+
+def measure(tokens: Numbers, placement: Placement, window_weight: Floats | None = None) -> Balance:
+    """How even `placement` is on `tokens` (W, L, E), each window counted by `window_weight` (W,).
+
+    `p95_balancedness` is the value that 95 % of (window, layer) pairs reach or pass;
+    `worst_balancedness` is that of the worst layer, its windows averaged.
+    """
+    weight = np.ones(len(tokens)) if window_weight is None else window_weight
+    loads = rank_loads(tokens, placement)
+    num_live = placement.num_ranks - len(placement.excluded_ranks)
+    ratio = balancedness(loads, num_live)
+    by_layer = over_windows(ratio, weight)
+    peak = over_windows(peak_loads(loads), weight)
+    mean = over_windows(loads.sum(axis=2) / num_live, weight)
+    return Balance(
+        mean_balancedness=float(by_layer.mean()),
+        worst_balancedness=float(by_layer.min()),
+        p95_balancedness=float(np.quantile(ratio, 0.05, method="lower")),
+        efficiency=float(mean.sum() / peak.sum()) if peak.any() else 1.0,
+        layer_balancedness=by_layer,
+        peak_load=peak,
+    )

@@ -1,0 +1,155 @@
+"""Pick a strategy, run it, and attach score, bound, gap and status to what it placed."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any, Literal, get_args
+
+import numpy as np
+import xxhash
+
+from .. import metrics
+from .._arrays import Bools, Floats, Ints
+from ..errors import InputError
+from ..migration import migrate
+from ..placement import Placement, linear
+from ..plan import OPTIMAL_GAP, Plan, Status, gaps, placement_digest
+from ..problem import Problem
+from . import bounds, hierarchical, local_search
+from .repair import repair as remove_duplicates
+
+Strategy = Literal["auto", "deepseek", "linear"]
+STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+
+
+def solve(
+    problem: Problem,
+    strategy: Strategy = "auto",
+    *,
+    seed: int = 0,
+    repair: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, float], None] = lambda layer, peak: None,
+) -> Plan:
+    """Place every copy of every expert.
+
+    Parameters
+    ----------
+    problem
+        The loads and limits.
+    strategy
+        `auto` (robust, the default), `deepseek` (as published), `linear` (the engines' start).
+        The latter two know no node rule: their bound is that of `free`.
+    seed
+        Of the search; the same problem, strategy and seed give the same plan.
+    repair
+        Remove same-rank copies from what `deepseek` placed.
+    stop
+        Asked before each layer; once true the rest is placed without a search and marked
+        `stopped`.
+    progress
+        Hears of each finished layer: its row and its peak load, from any thread.
+
+    Raises
+    ------
+    InputError
+        When the strategy is unknown.
+    """
+    if strategy not in STRATEGIES:
+        raise InputError(f"strategy {strategy!r}; {', '.join(STRATEGIES)} are known")
+    if strategy != "auto":
+        problem = replace(problem, node_rule="free")
+    lower_bound = bounds.lower_bounds(problem)
+    stopped = np.zeros(problem.num_layers, bool)
+    if strategy == "auto":
+        slots, home, stopped = local_search.place(problem, lower_bound, seed, stop, progress)
+        placement = _placement(problem, slots, home)
+    elif strategy == "deepseek":
+        slots, home = hierarchical.place(problem)
+        placement = _placement(problem, slots, home)
+        if repair:
+            placement = remove_duplicates(problem, placement, inside_nodes=home is not None)
+    else:
+        placement = linear(
+            problem.num_layers,
+            problem.num_experts,
+            problem.num_slots,
+            problem.topology.num_ranks,
+            problem.topology.num_nodes,
+        )
+    if strategy == "auto" or repair:
+        assert problem.obeyed_by(placement).all(), "a strategy broke a rule"
+    balance = metrics.measure(problem.loads, placement, problem.window_weight)
+    return Plan(
+        placement=placement,
+        layer_ids=problem.layer_ids,
+        peak_load=balance.peak_load,
+        lower_bound=lower_bound,
+        status=_statuses(balance.peak_load, lower_bound, stopped),
+        mean_load=_six_digits(metrics.over_windows(problem.loads, problem.window_weight)),
+        summary=_summary(problem, placement, balance, lower_bound),
+        options={
+            "gpus": problem.topology.num_ranks,
+            "nodes": problem.topology.num_nodes,
+            "redundant": problem.num_redundant,
+            "groups": problem.num_groups,
+            "node_rule": problem.node_rule if strategy == "auto" else None,
+            "expert_bytes": problem.expert_bytes,
+            "strategy": strategy,
+            "repair": repair,
+            "seed": seed,
+        },
+        provenance={
+            "eplb_version": version("eplb"),
+            "num_windows": problem.num_windows,
+            "loads_digest": xxhash.xxh3_128_hexdigest(problem.loads.astype("<f8").data),
+            "problem_digest": problem.digest(),
+            "placement_digest": placement_digest(placement, problem.layer_ids),
+        },
+    )
+
+
+def _placement(problem: Problem, slots: Ints, home: Ints | None) -> Placement:
+    topology = problem.topology
+    return Placement(
+        slots.astype(np.int32),
+        problem.num_experts,
+        topology.num_ranks,
+        topology.num_nodes,
+        home_node=None if home is None else home.astype(np.int32),
+    )
+
+
+def _statuses(peak: Floats, bound: Floats, stopped: Bools) -> list[Status]:
+    proven = gaps(peak, bound) <= OPTIMAL_GAP
+    return [
+        "optimal" if layer_proven else "stopped" if layer_stopped else "heuristic"
+        for layer_proven, layer_stopped in zip(proven, stopped, strict=True)
+    ]
+
+
+def _summary(
+    problem: Problem,
+    placement: Placement,
+    balance: metrics.Balance,
+    lower_bound: Floats,
+) -> Mapping[str, Any]:
+    moves = 0 if problem.current is None else migrate(problem.current, placement).num_moves
+    summary = {
+        "mean_balancedness": balance.mean_balancedness,
+        "worst_balancedness": balance.worst_balancedness,
+        "p95_balancedness": balance.p95_balancedness,
+        "efficiency": balance.efficiency,
+        "max_gap": float(gaps(balance.peak_load, lower_bound).max()),
+        "moves": moves,
+    }
+    if problem.expert_bytes is not None:
+        summary["moved_bytes"] = moves * problem.expert_bytes
+    return summary
+
+
+def _six_digits(values: Floats) -> Floats:
+    """Rounded to six significant digits: these loads explain, they are not planned with."""
+    scale = 10.0 ** (5 - np.floor(np.log10(np.where(values > 0, values, 1.0))))
+    rounded: Floats = np.round(values * scale) / scale
+    return rounded
