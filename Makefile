@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
 GPUS ?= 8
 
-.PHONY: demo test lint bench golden samples clean
+.PHONY: demo test lint bench golden clean
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -38,9 +38,6 @@ bench: $(VENV)/installed-dev  ## the figures of docs/benchmarks.md, measured her
 
 golden: $(VENV)/installed-dev  ## rewrite tests/golden from what the program prints now
 	$(BIN)/python -m pytest --golden -k golden
-
-samples: $(VENV)/installed  ## rewrite the synthetic files of sample_loads (same bytes)
-	cd sample_loads && PATH="$(abspath $(BIN)):$$PATH" sh make_samples.sh
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

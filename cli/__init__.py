@@ -1,0 +1,1 @@
+"""The command line: read, one library call, render. Only this package knows click and rich."""

@@ -26,11 +26,15 @@ _TOTALS_TOLERANCE = 1e-6
 
 
 class Rule(NamedTuple):
-    """What a finding id means: `title`, `why` it matters and the `remedy`."""
+    """What a finding id means: `title`, `why` it matters and the `remedy`.
+
+    A rule that only `informs` tells what is normal in good traces too.
+    """
 
     title: str
     why: str
     remedy: str
+    informs: bool = False
 
 
 RULES = {
@@ -40,6 +44,7 @@ RULES = {
         " place in them.",
         "Nothing to do: they are dropped, and the plan names the layers it covers. If a layer is"
         " not dense, its recording failed: record again.",
+        informs=True,
     ),
     "EP102": Rule(
         "layers whose experts all have the same load",
@@ -52,6 +57,7 @@ RULES = {
         "An expert without load is planned as free of cost. Either the trace is too short for rare"
         " experts, or the model has dead ones.",
         "Record more tokens, of the traffic you serve. A dead expert does no harm.",
+        informs=True,
     ),
     "EP104": Rule(
         "counts of one rank only",
@@ -107,6 +113,7 @@ RULES = {
         " balance on later traffic cannot be estimated.",
         "Record several windows: --window-tokens or --window-steps cut routes; several files are"
         " several windows.",
+        informs=True,
     ),
 }
 
@@ -118,18 +125,18 @@ class Finding(NamedTuple):
     found: str
 
 
-def inspect(trace: LoadTrace | RouteTrace) -> list[Finding]:
-    """What is wrong or worth knowing about a trace, in the order of ids."""
-    if isinstance(trace, RouteTrace):
-        counted = trace.windows()
-        return sorted([*_repeated_ids(trace), *inspect(counted)])
+def inspect(trace: LoadTrace, routes: RouteTrace | None = None) -> list[Finding]:
+    """What is wrong or worth knowing about a trace, in the order of ids; with the token routes
+    that it was counted from, also about them."""
     loads = trace.tokens.astype(np.float64)
     live = ~trace.dense_layers()
     found = list(_layers(trace, loads, live))
     if live.any():
-        found += _experts(trace, loads[:, live])
+        found += _experts(trace, loads[:, live], routed=routes is not None)
         found += _totals(trace, loads[:, live])
         found += _windows(trace, loads[:, live])
+    if routes is not None:
+        found += _repeated_ids(routes)
     return sorted(found)
 
 
@@ -141,14 +148,14 @@ def relative_error(tokens_of_expert: float) -> float:
 def _layers(trace: LoadTrace, loads: Floats, live: Bools) -> Iterator[Finding]:
     if not live.all():
         dense = trace.layer_ids[~live]
-        yield Finding("EP101", f"{_count(len(dense), 'layer')} without load: {_listed(dense)}")
+        yield Finding("EP101", f"{_count(len(dense), 'layer')} without load: {listed(dense)}")
     constant = live & (loads == loads[:, :, :1]).all(axis=(0, 2)) & (trace.num_experts > 1)
     if constant.any():
         ids = trace.layer_ids[constant]
-        yield Finding("EP102", f"{_count(len(ids), 'layer')} with equal loads: {_listed(ids)}")
+        yield Finding("EP102", f"{_count(len(ids), 'layer')} with equal loads: {listed(ids)}")
 
 
-def _experts(trace: LoadTrace, loads: Floats) -> Iterator[Finding]:
+def _experts(trace: LoadTrace, loads: Floats, routed: bool) -> Iterator[Finding]:
     hit = loads.sum(axis=0) > 0
     everywhere = hit.any(axis=0)
     block = np.flatnonzero(everywhere)
@@ -168,9 +175,10 @@ def _experts(trace: LoadTrace, loads: Floats) -> Iterator[Finding]:
         yield Finding(
             "EP103",
             f"{_count(int(never.sum()), 'expert')} of {hit.size} never hit; most in layer"
-            f" {_live_ids(trace)[worst]}: {_listed(np.flatnonzero(~hit[worst]))}",
+            f" {_live_ids(trace)[worst]}: {listed(np.flatnonzero(~hit[worst]))}",
         )
-    if trace.top_k:
+    # Routes are checked token by token; and where some name fewer experts, totals say less.
+    if trace.top_k and not routed:
         share = loads.max(axis=2) / np.maximum(loads.sum(axis=2), 1e-300)
         window, layer = np.unravel_index(int(np.argmax(share)), share.shape)
         if share[window, layer] > (1 + _TOTALS_TOLERANCE) / trace.top_k:
@@ -206,7 +214,7 @@ def _windows(trace: LoadTrace, loads: Floats) -> Iterator[Finding]:
     totals = loads.sum(axis=(1, 2))
     idle = np.flatnonzero(totals == 0)
     if len(idle):
-        yield Finding("EP111", f"{_count(len(idle), 'window')} without load: {_listed(idle)}")
+        yield Finding("EP111", f"{_count(len(idle), 'window')} without load: {listed(idle)}")
     num_windows, num_layers, num_experts = loads.shape
     if num_windows == 1:
         yield Finding("EP112", "drift cannot be seen in one window")
@@ -285,7 +293,7 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def _listed(numbers: Ints, most: int = 12) -> str:
+def listed(numbers: Ints, most: int = 12) -> str:
     """Numbers in a few words, runs joined: "0-2, 5, 9 and 31 more"."""
     runs: list[str] = []
     values = [int(n) for n in numbers]

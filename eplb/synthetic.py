@@ -41,7 +41,8 @@ class Shape:
             )
         if self.top_k > self.groups_per_token * (self.num_experts // self.num_groups):
             raise InputError(
-                f"{self.groups_per_token} groups hold fewer than the {self.top_k} experts of a token"
+                f"{self.groups_per_token} groups hold fewer than the {self.top_k} experts that a"
+                " token needs"
             )
 
 

@@ -78,7 +78,10 @@ def parse_json(data: bytes, name: str) -> Any:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
         where = f"{name}, line {error.lineno}, column {error.colno}"
-        rest = error.doc[error.pos : error.pos + 9] if isinstance(error.doc, str) else ""
+        # The parser points at the sign of a negative literal or just behind it.
+        rest = error.doc[error.pos :] if isinstance(error.doc, str) else ""
+        if error.pos and rest.startswith("Infinity") and error.doc[error.pos - 1] == "-":
+            rest = f"-{rest[:8]}"
         for literal in ("NaN", "Infinity", "-Infinity"):
             if rest.startswith(literal):
                 raise InputError(

@@ -26,8 +26,9 @@ from .search_kernels import layer_of, search
 
 # How many standard deviations above its mean an expert is sized for; chosen by walk-forward tests.
 SWING = 0.67
-# Restarts a layer: one window is cheap to search, and its bound tells when to stop.
-KICKS_ONE_WINDOW, KICKS_MANY_WINDOWS = 200, 10
+# Restarts a layer: as many as this work allows, in slots × windows a restart, but at least and at
+# most so many. Small problems can be searched until nothing is left to find.
+_WORK, _FEWEST, _MOST = 60_000, 10, 5_000
 
 
 def place(
@@ -84,8 +85,8 @@ def _place_layer(
     slots = _first_slots(problem, load_EW, mean + SWING * swing, home)
     # In a hurry every map is good enough as it is.
     target = np.inf if hurry else bound
-    kicks = KICKS_ONE_WINDOW if problem.num_windows == 1 else KICKS_MANY_WINDOWS
-    disturb = rng.random((0 if hurry else kicks, 8))
+    kicks = min(max(_WORK // (problem.num_slots * problem.num_windows), _FEWEST), _MOST)
+    disturb = rng.random((0 if hurry else kicks, 17))
     node_of_rank = problem.topology.node_of_rank.astype(np.int64)
     fixed_homes = problem.groups_on_nodes > 1
 

@@ -66,7 +66,7 @@ def layer_of(
 def search(y: Layer, bound: float, kicks: Floats) -> float:
     """Improve the layer until no single change lowers F; give F.
 
-    Each row of `kicks` (rounds, 8), uniform numbers in [0, 1), disturbs the best slots found and
+    Each row of `kicks` (rounds, 17), uniform numbers in [0, 1), disturbs the best slots found and
     descends again, until F reaches `bound`.
     """
     _rebuild(y)
@@ -387,12 +387,47 @@ def _lift(y: Layer, e: int, sign: float) -> None:
 
 @njit
 def _kick(y: Layer, u: Floats) -> None:
-    """Two random changes, each a swap or, one time in three, a replacement, where legal."""
+    """One to four random changes where they are legal: swaps, replacements, exchanges of two
+    experts and, where experts may take their homes along, relocations."""
     num_slots = len(y.slots_S)
-    for k in range(0, 8, 4):
-        a, b = int(u[k] * num_slots), int(u[k + 1] * num_slots)
+    for k in range(1, 2 + 4 * int(4 * u[0]), 4):
+        a, b, c = int(u[k] * num_slots), int(u[k + 1] * num_slots), int(u[k + 3] * num_slots)
         if u[k + 2] < 1 / 3:
             if _may_replace(y, a, y.slots_S[b]):
                 _replace(y, a, y.slots_S[b])
+            elif y.strict and not y.fixed_homes:
+                _relocate(y, a, b, y.slots_S[c])
+        elif u[k + 2] < 1 / 2:
+            _exchange(y, y.slots_S[a], y.slots_S[b])
         elif a // y.K != b // y.K and _may_swap(y, a, b):
             _swap(y, a, b)
+
+
+@njit
+def _exchange(y: Layer, e: int, f: int) -> None:
+    """Where legal, all copies of e and f change places, and e and f their homes."""
+    if e == f or (y.fixed_homes and y.strict and y.home_E[e] != y.home_E[f]):
+        return
+    for s in range(len(y.slots_S)):
+        if y.slots_S[s] == e:
+            y.slots_S[s] = f
+        elif y.slots_S[s] == f:
+            y.slots_S[s] = e
+    y.home_E[e], y.home_E[f] = y.home_E[f], y.home_E[e]
+    _rebuild(y)
+
+
+@njit
+def _relocate(y: Layer, a: int, b: int, f: int) -> None:
+    """Where legal, the single copy in slot b moves, with its home, into the spare copy in slot a
+    of another node, and leaves its slot to a further copy of f: the nodes' shares of the experts
+    change, which swaps cannot do."""
+    g, h = a // y.K, b // y.K
+    e, d = y.slots_S[b], y.slots_S[a]
+    if y.node_R[g] == y.node_R[h] or y.count_E[e] != 1 or y.count_E[d] < 2 or f in (d, e):
+        return
+    if y.home_E[f] != y.node_R[h] or y.held_RE[h, f]:
+        return
+    y.slots_S[a], y.slots_S[b] = e, f
+    y.home_E[e] = y.node_R[g]
+    _rebuild(y)

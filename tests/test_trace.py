@@ -1,0 +1,177 @@
+"""Traces: their rules, cutting routes into windows, joining files and scenarios."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eplb.errors import InputError
+from eplb.trace import LoadTrace, RouteTrace, add_scenario, join
+
+
+@pytest.mark.parametrize(
+    ("loads", "message"),
+    [
+        (np.ones((2, 2)), "windows × layers × experts"),
+        (np.ones((0, 1, 1)), "at least one of each"),
+        (np.array([[[1, -3]]]), r"loads\[0\]\[0\]\[1\] is -3"),
+        (np.array([[[1.0, np.nan]]]), r"loads\[0\]\[0\]\[1\] is NaN"),
+        (np.array([[[np.inf, 1.0]]]), r"loads\[0\]\[0\]\[0\] is inf"),
+        (np.array([[[2**53 + 1, 0]]]), "above 2\\^53"),
+        (np.full((3, 1, 1), 2**52), "add up to more than 2\\^53"),
+        (np.array([[["a"]]]), "numbers are expected"),
+        (np.array([[[True]]]), "numbers are expected"),
+    ],
+)
+def test_bad_loads_are_named(
+    loads: "np.ndarray[tuple[int, ...], np.dtype[np.float64]]", message: str
+) -> None:
+    """Every load that makes no sense is refused, with its place."""
+    with pytest.raises(InputError, match=message):
+        LoadTrace(loads)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"layer_ids": [1]}, "one integer for each of the 2 layers"),
+        ({"layer_ids": [1, 1]}, "names a layer twice"),
+        ({"window_weight": [1.0, 1.0]}, "each of the 1 windows"),
+        ({"window_weight": [-1.0]}, "not negative"),
+        ({"window_weight": [0.0]}, "every window has weight 0"),
+        ({"num_groups": 3}, "4 experts do not divide into 3 groups; --groups 2"),
+        ({"top_k": 5}, "top_k is 5; 1 to 4"),
+        ({"window_steps": 0}, "window_steps is 0"),
+    ],
+)
+def test_bad_metadata_is_named(kwargs: dict[str, object], message: str) -> None:
+    """Metadata that does not fit the loads is refused."""
+    with pytest.raises(InputError, match=message):
+        LoadTrace(np.ones((1, 2, 4)), **kwargs)  # type: ignore[arg-type]
+
+
+def test_counts_stay_whole_and_averages_stay_fractions() -> None:
+    """Integers are kept as int64, fractions as float64."""
+    assert LoadTrace(np.ones((1, 1, 2), np.uint8)).tokens.dtype == np.int64
+    assert LoadTrace(np.full((1, 1, 2), 0.5, np.float32)).tokens.dtype == np.float64
+
+
+def test_dense_layers_are_dropped_with_their_ids() -> None:
+    """Layers without load in any window go; the others keep the model's numbers."""
+    loads = np.zeros((2, 3, 2))
+    loads[1, 2] = 5
+    trace = LoadTrace(loads)
+    kept = trace.layers(~trace.dense_layers())
+    assert kept.layer_ids.tolist() == [2]
+    assert kept.tokens.tolist() == [[[0, 0]], [[5, 5]]]
+
+
+def test_windows_are_a_python_slice() -> None:
+    """Negative edges count from the end; an empty slice is refused with the number there are."""
+    trace = LoadTrace(np.arange(1, 5).reshape(4, 1, 1))
+    assert trace.windows(slice(-2, None)).tokens.ravel().tolist() == [3, 4]
+    with pytest.raises(InputError, match="the trace has 4 windows"):
+        trace.windows(slice(4, None))
+
+
+def _routes(num_tokens: int, **kwargs: object) -> RouteTrace:
+    rng = np.random.default_rng(0)
+    experts = np.argsort(rng.random((num_tokens, 2, 6)), axis=2)[:, :, :3]
+    return RouteTrace(experts, 6, **kwargs)  # type: ignore[arg-type]
+
+
+@given(st.integers(1, 40), st.integers(1, 12))
+def test_cut_routes_count_every_token_of_whole_windows(num_tokens: int, size: int) -> None:
+    """A window of n tokens holds n · top_k assignments in each layer; a partial last one goes."""
+    routes = _routes(num_tokens)
+    if size > num_tokens:
+        with pytest.raises(InputError, match="longer than the trace"):
+            routes.windows(window_tokens=size)
+        return
+    loads = routes.windows(window_tokens=size)
+    assert loads.num_windows == num_tokens // size
+    assert (loads.tokens.sum(axis=2) == 3 * size).all()
+    first = [int((routes.experts[:size, 1] == expert).sum()) for expert in range(6)]
+    assert loads.tokens[0, 1].tolist() == first
+
+
+def test_absent_experts_are_not_counted() -> None:
+    """−1 marks a token that took fewer experts."""
+    loads = RouteTrace(np.array([[[0, -1]], [[1, 0]]]), 2).windows()
+    assert loads.tokens.tolist() == [[[2, 1]]]
+
+
+def test_steps_cut_windows() -> None:
+    """Windows of two steps, whatever tokens each step had; the partial last one is dropped."""
+    routes = _routes(7, step=np.array([3, 3, 4, 5, 6, 6, 7]))
+    loads = routes.windows(window_steps=2)
+    assert loads.tokens.sum(axis=(1, 2)).tolist() == [3 * 6, 3 * 6]
+    assert loads.window_steps == 2
+    assert routes.windows().num_windows == 5
+
+
+def test_suggested_windows_are_used() -> None:
+    """Without options the trace's own window decides, and else all tokens are one window."""
+    assert _routes(8, window_tokens=4).windows().num_windows == 2
+    assert _routes(8).windows().num_windows == 1
+
+
+@pytest.mark.parametrize(
+    ("experts", "kwargs", "message"),
+    [
+        (np.zeros((2, 2)), {}, "tokens × layers × top_k"),
+        (np.zeros((1, 1, 1)), {}, "integers are expected"),
+        (np.array([[[4]]]), {}, r"routes\[0\]\[0\]\[0\] is expert 4; ids from 0 to 3"),
+        (np.array([[[-2]]]), {}, "is expert -2"),
+        (np.array([[[255]]], np.uint8), {}, "255 is a filler"),
+        (np.array([[[0]]]), {"step": [0, 1]}, "one value for each of the 1 tokens"),
+        (np.array([[[0]], [[1]]]), {"step": [1, 0]}, "step goes backwards"),
+    ],
+)
+def test_bad_routes_are_named(experts: object, kwargs: dict[str, object], message: str) -> None:
+    """Routes that make no sense are refused, with their place."""
+    with pytest.raises(InputError, match=message):
+        RouteTrace(np.asarray(experts), 4, **kwargs)  # type: ignore[arg-type]
+
+
+def test_routes_without_steps_cannot_be_cut_by_steps() -> None:
+    """The message names the option that can."""
+    with pytest.raises(InputError, match="--window-tokens can"):
+        _routes(4).windows(window_steps=2)
+    with pytest.raises(InputError, match="exclude each other"):
+        _routes(4).windows(2, 2)
+
+
+def test_files_join_into_one_timeline() -> None:
+    """Windows follow each other in the order given."""
+    parts = [LoadTrace(np.full((2, 1, 2), value)) for value in (1, 2)]
+    assert join(parts).tokens[:, 0, 0].tolist() == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (LoadTrace(np.ones((1, 1, 3))), "3 experts and the first 2"),
+        (LoadTrace(np.ones((1, 1, 2)), layer_ids=np.array([7])), r"in one only: \[0, 7\]"),
+        (LoadTrace(np.ones((1, 1, 2)), top_k=2), "top_k 2 and the first 1"),
+    ],
+)
+def test_traces_of_different_models_do_not_join(other: LoadTrace, message: str) -> None:
+    """Experts, layers and routing must be the same."""
+    with pytest.raises(InputError, match=message):
+        join([LoadTrace(np.ones((1, 1, 2)), top_k=1), other])
+
+
+def test_a_scenario_weighs_what_it_is_told_to() -> None:
+    """A scenario of weight 1 counts as much as the timeline, whatever its size and length."""
+    timeline = LoadTrace(np.full((4, 1, 2), 10))
+    both = add_scenario(timeline, LoadTrace(np.array([[[2000, 0]]])), weight=1.0)
+    assert both.scenario.tolist() == [0, 0, 0, 0, 1]
+    assert both.window_weight.tolist() == [1, 1, 1, 1, 4]
+    assert both.tokens[4].tolist() == [[20, 0]]
+    third = add_scenario(both, LoadTrace(np.ones((1, 1, 2))), weight=0.5)
+    assert third.window_weight.tolist() == [1, 1, 1, 1, 4, 2]
+    with pytest.raises(InputError, match="weight 0"):
+        add_scenario(timeline, timeline, 0)
+    with pytest.raises(InputError, match="carries no load"):
+        add_scenario(timeline, LoadTrace(np.zeros((1, 1, 2))), 1)
