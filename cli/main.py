@@ -33,6 +33,10 @@ Exit codes:
 """
 
 
+class _OutputUnread(Exception):
+    """The reader of our output has seen enough, as `head` does."""
+
+
 class _Commands(click.Group):
     """The commands of the table, each in the module of its name."""
 
@@ -44,6 +48,13 @@ class _Commands(click.Group):
             return None
         command: click.Command = import_module(f".commands.{name}", __package__).command
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # click would end with 1 and no word; it is no error.
+            raise _OutputUnread from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -97,8 +108,8 @@ def run(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("eplb: interrupted", err=True)
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has seen enough; nothing more may be written to it at exit.
+    except (_OutputUnread, BrokenPipeError):
+        # Nothing more may be written there when Python flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except MemoryError:

@@ -154,7 +154,7 @@ def command(**options: Any) -> int:  # fmt: skip
     if options["output"] is not None:
         files.write_bytes(options["output"], data, options["force"])
     if options["as_json"]:
-        click.get_binary_stream("stdout").write(data)
+        click.echo(data, nl=False)
     else:
         _summarise(problem, plan, loaded, options, time.monotonic() - begin)
     if interrupt.asked:

@@ -16,6 +16,9 @@ from .kernels import njit
 _EPS = 1e-12
 # Ranks tried as the source of a change, those with most load above the runner-up first.
 _NUM_SOURCES = 4
+# Replacements are tried by one restart in so many: looking for them costs ten times what looking
+# for swaps does, and restarts make random ones anyway.
+_REPLACE_EVERY = 8
 
 
 class Layer(NamedTuple):
@@ -35,10 +38,19 @@ class Layer(NamedTuple):
 
 
 class Peaks(NamedTuple):
-    """Of each window: the three largest rank loads, and the ranks of the first two."""
+    """Of each window: the three largest rank loads and their ranks."""
 
     top_W: Floats  # (3, W)
-    who_W: Ints  # (2, W)
+    who_W: Ints  # (3, W)
+
+
+class Pair(NamedTuple):
+    """Room to work in: of the windows in which one of two ranks is the busiest, which they are,
+    the largest load of the other ranks, and the shares of the two ranks' slots."""
+
+    busy_W: Ints
+    rest_W: Floats
+    share_KW: Floats  # (2K, W)
 
 
 def layer_of(
@@ -69,23 +81,23 @@ def search(y: Layer, bound: float, kicks: Floats) -> float:
     Each row of `kicks` (rounds, 17), uniform numbers in [0, 1), disturbs the best slots found and
     descends again, until F reaches `bound`.
     """
-    _rebuild(y)
-    best = _descend(y, bound)
+    best = np.inf
     best_slots_S = y.slots_S.copy()
     best_home_E = y.home_E.copy()
-    for k in range(len(kicks)):
-        if best <= bound * (1 + _EPS):
-            break
-        _kick(y, kicks[k])
-        now = _descend(y, bound)
+    # One call of each large function: a compiled caller holds a copy of its callee for each.
+    for k in range(len(kicks) + 1):
+        y.slots_S[:] = best_slots_S
+        y.home_E[:] = best_home_E
+        _rebuild(y)
+        if k > 0:
+            _kick(y, kicks[k - 1])
+        now = _descend(y, bound, k % _REPLACE_EVERY == 0)
         if now <= best:
             best = now
             best_slots_S[:] = y.slots_S
             best_home_E[:] = y.home_E
-        else:
-            y.slots_S[:] = best_slots_S
-            y.home_E[:] = best_home_E
-            _rebuild(y)
+        if best <= bound * (1 + _EPS):
+            break
     y.slots_S[:] = best_slots_S
     y.home_E[:] = best_home_E
     return best
@@ -106,10 +118,10 @@ def _rebuild(y: Layer) -> None:
 
 
 @njit
-def _descend(y: Layer, bound: float) -> float:
-    """Best swaps until none helps, then the best replacement, and so on; gives F."""
+def _descend(y: Layer, bound: float, replace: bool) -> float:
+    """Best swaps until none helps, then, with `replace`, the best replacement, and so on; F."""
     num_windows = y.load_EW.shape[1]
-    peaks = Peaks(np.empty((3, num_windows)), np.empty((2, num_windows), np.int64))
+    peaks = Peaks(np.empty((3, num_windows)), np.empty((3, num_windows), np.int64))
     while True:
         total = _find_peaks(y, peaks)
         if total <= bound * (1 + _EPS):
@@ -122,7 +134,9 @@ def _descend(y: Layer, bound: float) -> float:
         if gain > _EPS * total:
             _swap(y, a, b)
             continue
-        gain, b, f = _best_replacement(y, total, source)
+        if not replace:
+            return total
+        gain, b, f = _best_replacement(y, peaks, source)
         if gain <= _EPS * total:
             return total
         _replace(y, b, f)
@@ -130,27 +144,24 @@ def _descend(y: Layer, bound: float) -> float:
 
 @njit
 def _find_peaks(y: Layer, peaks: Peaks) -> float:
-    """Fill in `peaks`; gives F."""
+    """Fill in `peaks`; gives F. Where there are fewer ranks, the missing ones are −1 at load 0."""
     total = 0.0
     for w in range(y.rank_load_RW.shape[1]):
         one = two = three = -1.0
-        i = j = -1
+        i = j = k = -1
         for r in range(y.rank_load_RW.shape[0]):
             load = y.rank_load_RW[r, w]
             if load > one:
                 one, two, three = load, one, two
-                i, j = r, i
+                i, j, k = r, i, j
             elif load > two:
                 two, three = load, two
-                j = r
+                j, k = r, j
             elif load > three:
-                three = load
-        peaks.top_W[0, w], peaks.top_W[1, w], peaks.top_W[2, w] = (
-            one,
-            max(two, 0.0),
-            max(three, 0.0),
-        )
-        peaks.who_W[0, w], peaks.who_W[1, w] = i, j
+                three, k = load, r
+        peaks.top_W[0, w], peaks.who_W[0, w] = one, i
+        peaks.top_W[1, w], peaks.who_W[1, w] = max(two, 0.0), j
+        peaks.top_W[2, w], peaks.who_W[2, w] = max(three, 0.0), k
         total += one
     return total
 
@@ -204,18 +215,34 @@ def _best_swap_of_pair(y: Layer, g: int) -> tuple[float, int, int]:
 @njit
 def _best_swap(y: Layer, peaks: Peaks, source: Ints) -> tuple[float, int, int]:
     """The swap of a slot on a source rank that lowers F most, as (gain, slot, slot)."""
+    K = y.K
+    node_R = y.node_R
+    rank_load_RW = y.rank_load_RW
+    top_W = peaks.top_W
     order_W, first_R = _by_busiest(y, peaks)
+    busy_W, rest_W = np.empty(len(order_W), np.int64), np.empty(len(order_W))
+    share_KW = np.empty((2 * K, len(order_W)))
+    pair = Pair(busy_W, rest_W, share_KW)
     gain, best_a, best_b = 0.0, -1, -1
     for g in source:
-        for h in range(len(y.node_R)):
-            if h == g or _hope(peaks, order_W, first_R, g, h) <= gain:
+        for h in range(len(node_R)):
+            if h == g:
                 continue
-            for a in range(g * y.K, g * y.K + y.K):
-                for b in range(h * y.K, h * y.K + y.K):
-                    if _may_swap(y, a, b):
-                        lowered = _lowered(y, peaks, order_W, first_R, a, b, gain)
+            num, hope = _gather(y, peaks, order_W, first_R, g, h, pair)
+            if hope <= gain:
+                continue
+            for a in range(K):
+                for b in range(K):
+                    lowered = 0.0
+                    for i in range(num):
+                        w = busy_W[i]
+                        move = share_KW[a, i] - share_KW[K + b, i]
+                        one, two = rank_load_RW[g, w] - move, rank_load_RW[h, w] + move
+                        lowered += top_W[0, w] - max(max(one, two), rest_W[i])
+                    if lowered > gain and _may_swap(y, g * K + a, h * K + b):
+                        lowered = _less_raised(y, peaks, g * K + a, h * K + b, lowered, gain)
                         if lowered > gain:
-                            gain, best_a, best_b = lowered, a, b
+                            gain, best_a, best_b = lowered, g * K + a, h * K + b
     return gain, best_a, best_b
 
 
@@ -238,40 +265,54 @@ def _by_busiest(y: Layer, peaks: Peaks) -> tuple[Ints, Ints]:
 
 
 @njit
-def _hope(peaks: Peaks, order_W: Ints, first_R: Ints, g: int, h: int) -> float:
-    """What changes of ranks g and h can lower F by at the very most.
+def _gather(
+    y: Layer, peaks: Peaks, order_W: Ints, first_R: Ints, g: int, h: int, pair: Pair
+) -> tuple[int, float]:
+    """Fill in `pair` for ranks g and h; gives the number of windows in which one of them is the
+    busiest, and what changes of the two can lower F by at the very most.
 
-    Only windows in which g or h is busiest can gain; in the others F can only grow.
+    Only in those windows can a swap of theirs gain; in the others F can only grow.
     """
-    hope = 0.0
-    for r in (g, h):
-        for i in range(first_R[r], first_R[r + 1]):
-            hope += peaks.top_W[0, order_W[i]] - _rest(peaks, order_W[i], g, h)
-    return hope
-
-
-@njit
-def _lowered(
-    y: Layer, peaks: Peaks, order_W: Ints, first_R: Ints, a: int, b: int, beat: float
-) -> float:
-    """By how much swapping slots a and b lowers F, or some number not above `beat`."""
-    g, h = a // y.K, b // y.K
-    e, f = y.slots_S[a], y.slots_S[b]
-    lowered = 0.0
+    K = y.K
+    share_EW = y.share_EW
+    slots_S = y.slots_S
+    top_W = peaks.top_W
+    busy_W = pair.busy_W
+    rest_W = pair.rest_W
+    share_KW = pair.share_KW
+    num, hope = 0, 0.0
     for r in (g, h):
         for i in range(first_R[r], first_R[r + 1]):
             w = order_W[i]
-            move = y.share_EW[e, w] - y.share_EW[f, w]
-            pair = max(y.rank_load_RW[g, w] - move, y.rank_load_RW[h, w] + move)
-            lowered += peaks.top_W[0, w] - max(pair, _rest(peaks, w, g, h))
-    if lowered <= beat:
-        return lowered
-    for w in range(len(order_W)):
-        if peaks.who_W[0, w] != g and peaks.who_W[0, w] != h:
-            move = y.share_EW[e, w] - y.share_EW[f, w]
-            pair = max(y.rank_load_RW[g, w] - move, y.rank_load_RW[h, w] + move)
-            if pair > peaks.top_W[0, w]:
-                lowered -= pair - peaks.top_W[0, w]
+            busy_W[num] = w
+            rest_W[num] = _rest(peaks, w, g, h)
+            hope += top_W[0, w] - rest_W[num]
+            for k in range(K):
+                share_KW[k, num] = share_EW[slots_S[g * K + k], w]
+                share_KW[K + k, num] = share_EW[slots_S[h * K + k], w]
+            num += 1
+    return num, hope
+
+
+@njit
+def _less_raised(y: Layer, peaks: Peaks, a: int, b: int, lowered: float, beat: float) -> float:
+    """`lowered` less what swapping slots a and b adds to F in the windows in which another rank is
+    the busiest, or some number not above `beat`."""
+    K = y.K
+    slots_S = y.slots_S
+    load_EW = y.load_EW
+    share_EW = y.share_EW
+    rank_load_RW = y.rank_load_RW
+    who_W = peaks.who_W
+    top_W = peaks.top_W
+    g, h = a // K, b // K
+    e, f = slots_S[a], slots_S[b]
+    for w in range(load_EW.shape[1]):
+        if who_W[0, w] != g and who_W[0, w] != h:
+            move = share_EW[e, w] - share_EW[f, w]
+            pair = max(rank_load_RW[g, w] - move, rank_load_RW[h, w] + move)
+            if pair > top_W[0, w]:
+                lowered -= pair - top_W[0, w]
                 if lowered <= beat:
                     break
     return lowered
@@ -288,15 +329,17 @@ def _rest(peaks: Peaks, w: int, g: int, h: int) -> float:
 
 
 @njit
-def _best_replacement(y: Layer, total: float, source: Ints) -> tuple[float, int, int]:
+def _best_replacement(y: Layer, peaks: Peaks, source: Ints) -> tuple[float, int, int]:
     """The replacement of a spare copy that lowers F most, as (gain, slot, new expert).
 
     Tried are further copies of the experts on the source ranks, anywhere, and any expert in place
     of a spare copy on a source rank.
     """
     gain, best_b, best_f = 0.0, -1, -1
-    peak_W = np.empty(y.load_EW.shape[1])
+    changed = np.empty(len(y.node_R), np.int64)
+    change = np.empty((2, len(y.node_R)))
     every_E = np.arange(len(y.count_E))
+    order_W, first_R = _by_busiest(y, peaks)
     for g in source:
         own_K = y.slots_S[g * y.K : g * y.K + y.K].copy()
         for b in range(len(y.slots_S)):
@@ -304,7 +347,10 @@ def _best_replacement(y: Layer, total: float, source: Ints) -> tuple[float, int,
                 continue
             for f in every_E if b // y.K == g else own_K:
                 if _may_replace(y, b, f):
-                    lowered = total - _replaced(y, b, f, peak_W)
+                    num = _changes(y, b, f, changed, change)
+                    lowered = _lowered(
+                        y, peaks, order_W, first_R, y.slots_S[b], f, changed[:num], change, gain
+                    )
                     if lowered > gain:
                         gain, best_b, best_f = lowered, b, f
     return gain, best_b, best_f
@@ -319,28 +365,85 @@ def _may_replace(y: Layer, b: int, f: int) -> bool:
 
 
 @njit
-def _replaced(y: Layer, b: int, f: int, peak_W: Floats) -> float:
-    """F once slot b holds f; `peak_W` is room to work in."""
+def _changes(y: Layer, b: int, f: int, changed: Ints, change: Floats) -> int:
+    """The ranks whose load changes once slot b holds f, and by which multiples of the loads of the
+    expert it held and of f; gives how many ranks."""
     h, e = b // y.K, y.slots_S[b]
     more_e = 1.0 / (y.count_E[e] - 1) - 1.0 / y.count_E[e]
     less_f = 1.0 / y.count_E[f] - 1.0 / (y.count_E[f] + 1)
-    share_f = 1.0 / (y.count_E[f] + 1)
-    peak_W[:] = 0.0
+    num = 0
     for r in range(len(y.node_R)):
-        if r == h:
-            for w in range(len(peak_W)):
-                load = y.rank_load_RW[r, w] - y.share_EW[e, w] + y.load_EW[f, w] * share_f
-                peak_W[w] = max(peak_W[w], load)
-        elif y.held_RE[r, e] or y.held_RE[r, f]:
-            plus = more_e if y.held_RE[r, e] else 0.0
-            minus = less_f if y.held_RE[r, f] else 0.0
-            for w in range(len(peak_W)):
-                load = y.rank_load_RW[r, w] + y.load_EW[e, w] * plus - y.load_EW[f, w] * minus
-                peak_W[w] = max(peak_W[w], load)
-        else:
-            for w in range(len(peak_W)):
-                peak_W[w] = max(peak_W[w], y.rank_load_RW[r, w])
-    return peak_W.sum()
+        if y.held_RE[r, e] or y.held_RE[r, f]:
+            changed[num] = r
+            change[0, num] = more_e if y.held_RE[r, e] else 0.0
+            change[1, num] = -less_f if y.held_RE[r, f] else 0.0
+            if r == h:
+                change[0, num] = -1.0 / y.count_E[e]
+                change[1, num] = 1.0 / (y.count_E[f] + 1)
+            num += 1
+    return num
+
+
+@njit
+def _lowered(
+    y: Layer,
+    peaks: Peaks,
+    order_W: Ints,
+    first_R: Ints,
+    e: int,
+    f: int,
+    changed: Ints,
+    change: Floats,
+    beat: float,
+) -> float:
+    """By how much these changes lower F, or some number not above `beat`."""
+    lowered = 0.0
+    # Windows whose busiest rank changes: only here F can fall.
+    for r in changed:
+        for i in range(first_R[r], first_R[r + 1]):
+            w = order_W[i]
+            peak = max(_largest_but(y, peaks, w, changed), _largest_of(y, w, e, f, changed, change))
+            lowered += peaks.top_W[0, w] - peak
+    if lowered <= beat:
+        return lowered
+    for w in range(y.load_EW.shape[1]):
+        if not _among(peaks.who_W[0, w], changed):
+            lowered -= max(_largest_of(y, w, e, f, changed, change) - peaks.top_W[0, w], 0.0)
+            if lowered <= beat:
+                break
+    return lowered
+
+
+@njit
+def _largest_of(y: Layer, w: int, e: int, f: int, changed: Ints, change: Floats) -> float:
+    """The largest load in window w of the ranks that change, after the change."""
+    largest = 0.0
+    for i in range(len(changed)):
+        load = y.rank_load_RW[changed[i], w]
+        load += change[0, i] * y.load_EW[e, w] + change[1, i] * y.load_EW[f, w]
+        largest = max(largest, load)
+    return largest
+
+
+@njit
+def _among(rank: int, ranks: Ints) -> bool:
+    for r in ranks:  # noqa: SIM110  # numba compiles no generators
+        if r == rank:
+            return True
+    return False
+
+
+@njit
+def _largest_but(y: Layer, peaks: Peaks, w: int, but: Ints) -> float:
+    """The largest load in window w of the ranks that are not in `but`."""
+    for k in range(3):
+        if not _among(peaks.who_W[k, w], but):
+            return peaks.top_W[k, w]
+    largest = 0.0
+    for r in range(len(y.node_R)):
+        if not _among(r, but):
+            largest = max(largest, y.rank_load_RW[r, w])
+    return largest
 
 
 @njit
@@ -363,26 +466,20 @@ def _swap(y: Layer, a: int, b: int) -> None:
 @njit
 def _replace(y: Layer, b: int, f: int) -> None:
     h, e = b // y.K, y.slots_S[b]
-    _lift(y, e, -1.0)
-    _lift(y, f, -1.0)
-    y.slots_S[b] = f
-    y.held_RE[h, e] = False
-    y.held_RE[h, f] = True
-    y.count_E[e] -= 1
-    y.count_E[f] += 1
-    y.share_EW[e] = y.load_EW[e] / y.count_E[e]
-    y.share_EW[f] = y.load_EW[f] / y.count_E[f]
-    _lift(y, e, 1.0)
-    _lift(y, f, 1.0)
-
-
-@njit
-def _lift(y: Layer, e: int, sign: float) -> None:
-    """Add (or take away) the load of e's copies on the ranks that hold them."""
-    for r in range(len(y.node_R)):
-        if y.held_RE[r, e]:
+    for sign in (-1.0, 1.0):
+        # Take the load of both experts' copies off their ranks, and put it back when it is right.
+        for r in range(len(y.node_R)):
             for w in range(y.load_EW.shape[1]):
-                y.rank_load_RW[r, w] += sign * y.share_EW[e, w]
+                load = y.held_RE[r, e] * y.share_EW[e, w] + y.held_RE[r, f] * y.share_EW[f, w]
+                y.rank_load_RW[r, w] += sign * load
+        if sign < 0:
+            y.slots_S[b] = f
+            y.held_RE[h, e] = False
+            y.held_RE[h, f] = True
+            y.count_E[e] -= 1
+            y.count_E[f] += 1
+            y.share_EW[e] = y.load_EW[e] / y.count_E[e]
+            y.share_EW[f] = y.load_EW[f] / y.count_E[f]
 
 
 @njit
@@ -395,10 +492,10 @@ def _kick(y: Layer, u: Floats) -> None:
         if u[k + 2] < 1 / 3:
             if _may_replace(y, a, y.slots_S[b]):
                 _replace(y, a, y.slots_S[b])
-            elif y.strict and not y.fixed_homes:
-                _relocate(y, a, b, y.slots_S[c])
         elif u[k + 2] < 1 / 2:
             _exchange(y, y.slots_S[a], y.slots_S[b])
+        elif u[k + 2] < 2 / 3 and y.strict and not y.fixed_homes:
+            _relocate(y, a, b, y.slots_S[c])
         elif a // y.K != b // y.K and _may_swap(y, a, b):
             _swap(y, a, b)
 
