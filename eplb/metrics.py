@@ -7,6 +7,7 @@ and kept apart by name: `mean_balancedness` (the mean of those ratios, as SGLang
 one after another.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -57,11 +58,14 @@ def peak_loads(rank_load: Floats) -> Floats:
     return peaks
 
 
-def balancedness(rank_load: Floats, num_live_ranks: int | None = None) -> Floats:
+def balancedness(
+    rank_load: Floats, num_live_ranks: int | None = None, mean: Floats | None = None
+) -> Floats:
     """Mean over largest rank load, of shape (W, L), from `rank_load` (W, L, R); 1 where a layer
-    carries no load. The mean is over `num_live_ranks`, all R by default."""
+    carries no load. The mean is over `num_live_ranks`, all R by default, or is given, (W, L)."""
     peak = peak_loads(rank_load)
-    mean = rank_load.sum(axis=2) / (num_live_ranks or rank_load.shape[2])
+    if mean is None:
+        mean = rank_load.sum(axis=2) / (num_live_ranks or rank_load.shape[2])
     ratio: Floats = np.divide(mean, peak, out=np.ones_like(peak), where=peak > 0)
     return ratio
 
@@ -73,24 +77,34 @@ def over_windows(values: Floats, window_weight: Floats) -> Floats:
     return mean
 
 
-def measure(tokens: Numbers, placement: Placement, window_weight: Floats | None = None) -> Balance:
+def measure(
+    tokens: Numbers,
+    placement: Placement,
+    window_weight: Floats | None = None,
+    rank_speed: Sequence[float] | None = None,
+) -> Balance:
     """How even `placement` is on `tokens` (W, L, E), each window counted by `window_weight` (W,).
 
+    With `rank_speed` (R,) loads are in tokens that a rank of mean speed would serve in the time.
     `p95_balancedness` is the value that 95 % of (window, layer) pairs reach or pass;
     `worst_balancedness` is that of the worst layer, its windows averaged.
     """
     weight = np.ones(len(tokens)) if window_weight is None else window_weight
     loads = rank_loads(tokens, placement)
-    num_live = placement.num_ranks - len(placement.excluded_ranks)
-    ratio = balancedness(loads, num_live)
+    live = np.setdiff1d(np.arange(placement.num_ranks), placement.excluded_ranks)
+    mean = loads.sum(axis=2) / len(live)
+    if rank_speed is not None:
+        speed = np.asarray(rank_speed, np.float64)
+        loads = loads * (speed[live].mean() / speed)
+    ratio = balancedness(loads, mean=mean)
     by_layer = over_windows(ratio, weight)
     peak = over_windows(peak_loads(loads), weight)
-    mean = over_windows(loads.sum(axis=2) / num_live, weight)
+    total = over_windows(mean, weight)
     return Balance(
         mean_balancedness=float(by_layer.mean()),
         worst_balancedness=float(by_layer.min()),
         p95_balancedness=float(np.quantile(ratio, 0.05, method="lower")),
-        efficiency=float(mean.sum() / peak.sum()) if peak.any() else 1.0,
+        efficiency=float(total.sum() / peak.sum()) if peak.any() else 1.0,
         layer_balancedness=by_layer,
         peak_load=peak,
     )

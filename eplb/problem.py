@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import xxhash
@@ -13,7 +13,7 @@ from .placement import Placement
 from .topology import Topology
 from .trace import LoadTrace, check_groups, checked_layer_ids
 
-NodeRule = Literal["strict", "free"]
+NodeRule = Literal["strict", "home", "free"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +36,20 @@ class Problem:
         Routing groups (G), contiguous blocks of E / G ids.
     node_rule
         `strict`: every copy of an expert stays on its home node, and with routing groups that
-        divide over the nodes all experts of a group share one home; `free`: no rule.
+        divide over the nodes all experts of a group share one home; `home`: at least one copy
+        does; `free`: no rule.
+    max_off_home
+        Under `home`, the largest share of all load that may be served off its home node; None
+        without a cap.
+    survive
+        Copies each expert must have beyond one, on different ranks, as far as slots allow, hottest
+        experts first: so many ranks may be lost without losing it.
     current
-        The live placement, for counting moves; None without one.
+        The live placement; None without one.
+    max_moves
+        With `current`: expert copies that may be sent over all layers; None without a limit.
+    move_price
+        With `current`: what one move must save, as a share of the layer's mean rank load.
     expert_bytes
         Bytes of one expert in one layer, to weigh moves with; None when unknown.
 
@@ -54,17 +65,23 @@ class Problem:
     topology: Topology
     slots_per_rank: int
     window_weight: Filled = None
+    scenario: Filled = None
     layer_ids: Filled = None
     num_groups: int = 1
     node_rule: NodeRule = "strict"
+    max_off_home: float | None = None
+    survive: int = 0
     current: Placement | None = None
+    max_moves: int | None = None
+    move_price: float = 0.0
     expert_bytes: int | None = None
 
     def __post_init__(self) -> None:
         # A trace has checked the same things; a problem can also be built from bare arrays.
-        trace = LoadTrace(self.loads, window_weight=self.window_weight)
+        trace = LoadTrace(self.loads, window_weight=self.window_weight, scenario=self.scenario)
         object.__setattr__(self, "loads", frozen(trace.tokens, np.float64))
         object.__setattr__(self, "window_weight", trace.window_weight)
+        object.__setattr__(self, "scenario", trace.scenario)
         layer_ids = np.arange(self.num_layers) if self.layer_ids is None else self.layer_ids
         object.__setattr__(
             self, "layer_ids", checked_layer_ids(np.asarray(layer_ids), self.num_layers)
@@ -72,10 +89,10 @@ class Problem:
         if self.node_rule not in get_args(NodeRule):
             raise InputError(f"node rule {self.node_rule!r}; one of {get_args(NodeRule)} is known")
         check_groups(self.num_groups, self.num_experts)
-        check_slots(self.num_experts, self.num_slots, self.topology)
+        check_slots(self.num_experts, self.slots_per_rank * self.topology.num_ranks, self.topology)
+        self._check_limits()
+        self._check_survivors()
         self._check_rule()
-        if self.expert_bytes is not None and self.expert_bytes < 1:
-            raise InputError(f"an expert of {self.expert_bytes} bytes; 1 or more is expected")
         if self.current is not None:
             self._check_current(self.current)
 
@@ -87,13 +104,13 @@ class Problem:
         num_redundant: int | None = None,
         *,
         num_groups: int | None = None,
-        node_rule: NodeRule = "strict",
-        current: Placement | None = None,
-        expert_bytes: int | None = None,
+        **limits: Any,
     ) -> "Problem":
         """The problem of serving `trace` with `num_redundant` redundant experts a layer.
 
-        By default one or more a rank (`default_redundant`), and the trace's own groups.
+        By default one or more a rank (`default_redundant`), and the trace's own groups. Excluded
+        ranks keep their slots empty, so that redundancy shrinks by them. `limits` are the other
+        fields of a problem.
         """
         if num_redundant is None:
             num_redundant = default_redundant(trace.num_experts, topology)
@@ -106,11 +123,10 @@ class Problem:
             topology=topology,
             slots_per_rank=num_slots // topology.num_ranks,
             window_weight=trace.window_weight,
+            scenario=trace.scenario,
             layer_ids=trace.layer_ids,
             num_groups=num_groups or trace.num_groups or 1,
-            node_rule=node_rule,
-            current=current,
-            expert_bytes=expert_bytes,
+            **limits,
         )
 
     @property
@@ -130,8 +146,8 @@ class Problem:
 
     @property
     def num_slots(self) -> int:
-        """S."""
-        return self.topology.num_ranks * self.slots_per_rank
+        """S, the slots of the ranks in service."""
+        return self.topology.num_live_ranks * self.slots_per_rank
 
     @property
     def num_redundant(self) -> int:
@@ -147,14 +163,15 @@ class Problem:
     @property
     def binds_nodes(self) -> bool:
         """Whether the node rule forbids anything: it cannot with one node."""
-        return self.node_rule == "strict" and self.topology.num_nodes > 1
+        return self.node_rule != "free" and self.topology.num_nodes > 1
 
     def digest(self) -> str:
         """xxh3-128 of the loads and every limit; the same problem has the same digest."""
         state = xxhash.xxh3_128()
         state.update(repr((self.loads.shape, self.topology, self.slots_per_rank)).encode())
-        state.update(repr((self.num_groups, self.node_rule)).encode())
-        arrays: list[Numbers] = [self.loads, self.window_weight, self.layer_ids]
+        state.update(repr((self.num_groups, self.node_rule, self.max_off_home)).encode())
+        state.update(repr((self.survive, self.max_moves, self.move_price)).encode())
+        arrays: list[Numbers] = [self.loads, self.window_weight, self.scenario, self.layer_ids]
         if self.current is not None:
             arrays += [self.current.physical_to_logical, self.current.home_node]
         for array in arrays:
@@ -174,22 +191,77 @@ class Problem:
             placement.num_layers, num_nodes, -1, placement.num_logical_experts
         ).sum(axis=2)
         at_home = np.take_along_axis(by_node, placement.home_node[:, None, :], axis=1)[:, 0]
-        legal &= (at_home == placement.replica_count).all(axis=1)
+        needed = placement.replica_count if self.node_rule == "strict" else 1
+        legal &= (at_home >= needed).all(axis=1)
         if self.groups_on_nodes > 1:
             home = placement.home_node.reshape(placement.num_layers, self.groups_on_nodes, -1)
             legal &= (home == home[:, :, :1]).all(axis=(1, 2))
         return legal
 
+    def _check_limits(self) -> None:
+        if self.expert_bytes is not None and self.expert_bytes < 1:
+            raise InputError(f"an expert of {self.expert_bytes} bytes; 1 or more is expected")
+        if self.max_off_home is not None and not 0 <= self.max_off_home <= 1:
+            raise InputError(f"--max-off-home {self.max_off_home}; a share from 0 to 1 is expected")
+        if self.max_off_home is not None and self.node_rule != "home":
+            raise InputError(
+                f"--max-off-home caps what --node-rule home allows; with {self.node_rule} it has"
+                " no meaning"
+            )
+        if self.max_moves is not None and self.max_moves < 0:
+            raise InputError(f"--max-moves {self.max_moves}; 0 or more is expected")
+        if not (np.isfinite(self.move_price) and self.move_price >= 0):
+            raise InputError(f"--move-price {self.move_price}; a number of 0 or more is expected")
+        if self.current is None and (self.max_moves is not None or self.move_price > 0):
+            raise InputError(
+                "a budget or price of moves needs the plan that is live: --current PLAN"
+            )
+
+    def _check_survivors(self) -> None:
+        """The ranks in service must hold every expert, and so many copies of each as must
+        survive must be possible on different ranks."""
+        topology, K = self.topology, self.slots_per_rank
+        if self.num_slots < self.num_experts:
+            raise InfeasibleError(
+                f"{topology.num_live_ranks} GPUs left × {K} slots = {self.num_slots} slots are"
+                f" fewer than the {self.num_experts} experts; at least"
+                f" {-(-self.num_experts // K)} GPUs must be left, or more --redundant"
+            )
+        if self.survive < 0 or self.survive >= topology.num_live_ranks:
+            raise InfeasibleError(
+                f"--survive {self.survive} needs {self.survive + 1} copies of an expert on"
+                f" different GPUs and {topology.num_live_ranks} are in service; --survive"
+                f" {topology.num_live_ranks - 1} is the most that can be asked for"
+            )
+
     def _check_rule(self) -> None:
-        num_nodes = self.topology.num_nodes
-        if self.binds_nodes and self.slots_per_rank * num_nodes > self.num_experts:
+        if not self.binds_nodes:
+            return
+        num_nodes, K = self.topology.num_nodes, self.slots_per_rank
+        rule = f"--node-rule {self.node_rule}"
+        if K * num_nodes > self.num_experts:
             most = self.num_experts // num_nodes
             fits = most * self.topology.num_ranks - self.num_experts
             remedy = f"--redundant {fits} or " if fits >= 0 else ""
             raise InfeasibleError(
-                f"--node-rule strict on {num_nodes} nodes leaves {most} experts a node, fewer than"
-                f" the {self.slots_per_rank} slots of a GPU, so copies would share a GPU;"
+                f"{rule} on {num_nodes} nodes leaves {most} experts a node, fewer than"
+                f" the {K} slots of a GPU, so copies would share a GPU;"
                 f" {remedy}--node-rule free would do"
+            )
+        ranks = np.bincount(
+            self.topology.node_of_rank[self.topology.live_ranks], minlength=num_nodes
+        )
+        if self.groups_on_nodes > 1 and ranks.min() * K < self.num_experts // num_nodes:
+            node = int(ranks.argmin())
+            raise InfeasibleError(
+                f"{rule} with whole groups at home needs {self.num_experts // num_nodes} slots on"
+                f" every node and node {node} has {ranks[node]} GPUs × {K}; --node-rule free"
+                " or --groups 1 would do"
+            )
+        if self.survive >= ranks[ranks > 0].min() and self.node_rule == "strict":
+            raise InfeasibleError(
+                f"--survive {self.survive} needs {self.survive + 1} GPUs in service on every node"
+                f" under {rule}; --survive {ranks[ranks > 0].min() - 1} or --node-rule free would"
             )
 
     def _check_current(self, current: Placement) -> None:

@@ -68,7 +68,7 @@ def test_strict_needs_as_many_experts_on_a_node_as_slots_on_a_gpu() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"node_rule": "home"}, "node rule 'home'"),
+        ({"node_rule": "near"}, "node rule .near."),
         ({"num_groups": 3}, "8 experts do not divide into 3 groups"),
         ({"expert_bytes": 0}, "0 bytes"),
         ({"window_weight": np.array([-1.0])}, "window_weight"),

@@ -170,6 +170,7 @@ def _solve(
 
     from eplb import metrics
     from eplb.solver.kernels import on_compile
+    from eplb.solver.local_search import Settings
     from eplb.solver.solve import solve
 
     total = metrics.over_windows(problem.loads, problem.window_weight).sum(axis=1)
@@ -182,7 +183,7 @@ def _solve(
             plan = solve(
                 problem,
                 options["strategy"],
-                seed=options["seed"],
+                settings=Settings(seed=options["seed"]),
                 repair=options["repair"],
                 stop=interrupt,
                 progress=progress.layer,

@@ -30,12 +30,17 @@ def lower_bounds(problem: Problem) -> Floats:
 def _layer_bound(problem: Problem, load: Floats) -> float:
     """The bound of one layer from its loads (W, E), multiplied by the windows' weights."""
     topology = problem.topology
-    most = topology.ranks_per_node if problem.binds_nodes else topology.num_ranks
-    area = load.sum(axis=1) / topology.num_ranks
-    largest = kernels.largest_shares(np.ascontiguousarray(load.T), problem.num_slots, most)
+    strict = problem.binds_nodes and problem.node_rule == "strict"
+    ranks_of_node = np.bincount(topology.node_of_rank[topology.live_ranks])
+    most = int(ranks_of_node.max()) if strict else topology.num_live_ranks
+    area = load.sum(axis=1) / topology.num_live_ranks
+    ones = np.ones(load.shape[1], np.int64)
+    load_EW = np.ascontiguousarray(load.T)
+    # The largest copy may be on the fastest rank.
+    largest = kernels.largest_shares(load_EW, ones, problem.num_slots, most) * topology.pace.min()
     at_least = np.maximum(area, largest)
     num_groups, num_nodes = problem.groups_on_nodes, topology.num_nodes
-    if not problem.binds_nodes or num_groups == 1:
+    if not strict or num_groups == 1 or not topology.is_plain:
         return float(at_least.sum())
     if nodes.count_pairings(num_groups, num_nodes) > nodes.MOST_PAIRINGS:
         return float(at_least.sum())

@@ -20,13 +20,27 @@ njit = numba.njit(cache=True, nogil=True)
 
 
 @njit
-def greedy_counts(value_E: Floats, num_slots: int, most: int) -> Ints:
-    """Copies of each expert, one to `most`, that fill `num_slots` with the least largest share.
+def greedy_counts(value_E: Floats, least_E: Ints, num_slots: int, most: int) -> Ints:
+    """Copies of each expert, `least_E` to `most`, that fill `num_slots` with the least largest
+    share of `value_E`.
 
-    Giving each next slot to the largest share is optimal for min max value / count.
+    Giving each next slot to the largest share is optimal for min max value / count. That greedy
+    passes through ceil(value / t) for every t, so it is begun from the smallest such t that fits.
     """
-    count_E = np.ones(len(value_E), np.int64)
-    for _ in range(num_slots - len(value_E)):
+    total, spare = value_E.sum(), num_slots - least_E.sum()
+    count_E = least_E.copy()
+    if spare > 0 and total > 0.0:
+        low, high = 0.5 * total / num_slots, total / spare
+        for _ in range(12):
+            t = 0.5 * (low + high)
+            if _counts_for(value_E, least_E, most, t).sum() <= num_slots:
+                high = t
+            else:
+                low = t
+        begun_E = _counts_for(value_E, least_E, most, high * (1 + 1e-9))
+        if begun_E.sum() <= num_slots:
+            count_E = begun_E
+    for _ in range(num_slots - count_E.sum()):
         best = -1
         largest = -1.0
         for e in range(len(value_E)):
@@ -39,13 +53,22 @@ def greedy_counts(value_E: Floats, num_slots: int, most: int) -> Ints:
 
 
 @njit
-def largest_shares(load_EW: Floats, num_slots: int, most: int) -> Floats:
+def _counts_for(value_E: Floats, least_E: Ints, most: int, t: float) -> Ints:
+    """The fewest copies of each expert with which no share is above t."""
+    count_E = least_E.copy()
+    for e in range(len(value_E)):
+        count_E[e] = max(least_E[e], min(most, int(np.ceil(value_E[e] / t))))
+    return count_E
+
+
+@njit
+def largest_shares(load_EW: Floats, least_E: Ints, num_slots: int, most: int) -> Floats:
     """Of each window, the least that the largest copy can be over all replica counts, (W,)."""
     num_experts, num_windows = load_EW.shape
     largest_W = np.zeros(num_windows)
     for w in range(num_windows):
         value_E = np.ascontiguousarray(load_EW[:, w])
-        count_E = greedy_counts(value_E, num_slots, most)
+        count_E = greedy_counts(value_E, least_E, num_slots, most)
         for e in range(num_experts):
             largest_W[w] = max(largest_W[w], value_E[e] / count_E[e])
     return largest_W

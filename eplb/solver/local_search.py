@@ -1,19 +1,22 @@
-"""`auto`: replica counts and places searched together against every window.
+"""`auto`: replica counts and places searched together against every window to plan for.
 
-Minimises      the weighted mean over windows of the busiest rank's load
-Guarantees     no expert twice on a rank; the node rule; in-window never worse than `deepseek`
-               where that map obeys both
-Cost           about 25 ms a layer for 288 slots on 32 ranks and 32 windows; layers in parallel
+Minimises      the weighted mean over windows of the busiest rank's load, and under `home` the load
+               served off its home node at a price
+Guarantees     no expert twice on a rank; the node rule; in the recorded windows never worse than
+               `deepseek` in any layer where that map obeys both
+Cost           about 15 ms a layer for 288 slots on 32 ranks and 32 windows; layers in parallel
 Deterministic  yes, by seed; the number of threads does not matter
 Use when       always, unless another engine's own answer is wanted
-Reference      Counts by greedy on mean + 0.67 standard deviations over windows, so that experts
-               that swing get copies; heaviest first packing by fourth powers; then descent by
-               swaps and replacements, restarted from disturbed optima.
+Reference      Windows to come around the present level (`outlook`); counts by greedy on mean plus
+               some standard deviations, so that experts that swing get copies; heaviest first
+               packing by fourth powers; descent by swaps and replacements, restarted from disturbed
+               optima (iterated local search). Under `home` annealing first.
 """
 
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,143 +25,253 @@ from .._arrays import Bools, Floats, Ints
 from ..placement import Placement
 from ..problem import Problem
 from . import hierarchical, kernels, nodes
-from .search_kernels import layer_of, search
+from .anneal_kernels import anneal
+from .layer_kernels import FREE, HOME, STRICT, Layer, layer_of
+from .outlook import WINDOWS, Outlook, windows_to_plan
+from .search_kernels import search
 
-# How many standard deviations above its mean an expert is sized for; chosen by walk-forward tests.
-SWING = 0.67
+RULES = {"free": FREE, "strict": STRICT, "home": HOME}
+
 # Restarts a layer: as many as this work allows, in slots × windows a restart, but at least and at
 # most so many. Small problems can be searched until nothing is left to find.
 _WORK, _FEWEST, _MOST = 60_000, 10, 5_000
+# One window is searched until it is this close to its bound.
+_NEAR_BOUND = 1e-4
+# Annealing under `home`: trials; heat as a share of the mean rank load; the balancedness above
+# which nothing is gained, with one window and with several; the price of load off home.
+_TRIALS, _HEAT, _GOOD_ONE, _GOOD_MANY, _OFF_PRICE = 100_000, 0.01, 0.99, 0.97, 0.2
+
+
+class Settings(NamedTuple):
+    """How hard and for what `auto` searches: `effort` multiplies restarts and trials."""
+
+    outlook: Outlook = WINDOWS
+    effort: float = 1.0
+    seed: int = 0
+
+
+class LayerPlan(NamedTuple):
+    """Slots (S,) on the live ranks, home nodes (E,), and the objective reached."""
+
+    slots: Ints
+    home: Ints
+    peak: float
+
+
+class Placed(NamedTuple):
+    """Slots (L, S) on the live ranks, home nodes (L, E), and which layers were cut short (L,)."""
+
+    slots: Ints
+    home: Ints
+    stopped: Bools
 
 
 def place(
     problem: Problem,
     lower_bound: Floats,
-    seed: int = 0,
+    settings: Settings,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int, float], None] = lambda layer, peak: None,
-) -> tuple[Ints, Ints | None, Bools]:
-    """The slots (L, S), the home nodes (L, E) under a rule, and which layers were cut short (L,).
+) -> Placed:
+    """Place every layer.
 
     Once `stop()` is true the layers not yet begun are packed without a search. `progress` hears
     of each finished layer and its peak load, from any thread.
     """
-    deepseek = _deepseek_rows(problem)
-    pairing = _Pairing(problem)
+    planner = LayerPlanner(problem, lower_bound, settings)
     slots = np.empty((problem.num_layers, problem.num_slots), np.int64)
     home = np.zeros((problem.num_layers, problem.num_experts), np.int64)
     stopped = np.zeros(problem.num_layers, bool)
 
     def place_layer(layer: int) -> None:
         stopped[layer] = stop()
-        rng = np.random.default_rng([seed, layer])
-        start, peak = _place_layer(
-            problem, layer, pairing, lower_bound[layer], rng, deepseek[layer], stopped[layer]
-        )
-        slots[layer], home[layer] = start
+        slots[layer], home[layer], peak = planner.plan(layer, hurry=bool(stopped[layer]))
         progress(layer, peak)
 
-    # The kernels let go of Python's lock; a layer depends on no other, so order cannot matter.
+    for_each_layer(problem.num_layers, place_layer)
+    in_order = np.sort(slots.reshape(problem.num_layers, -1, problem.slots_per_rank), axis=2)
+    return Placed(in_order.reshape(slots.shape), home, stopped)
+
+
+def for_each_layer(num_layers: int, action: Callable[[int], None]) -> None:
+    """Do it for every layer on all cores; no layer may depend on another, so order is free."""
+    # The kernels let go of Python's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done in [pool.submit(place_layer, layer) for layer in range(problem.num_layers)]:
+        for done in [pool.submit(action, layer) for layer in range(num_layers)]:
             done.result()
-    in_order = np.sort(slots.reshape(*slots.shape[:1], problem.topology.num_ranks, -1), axis=2)
-    return in_order.reshape(slots.shape), home if problem.binds_nodes else None, stopped
 
 
-def _place_layer(
-    problem: Problem,
-    layer: int,
-    pairing: "_Pairing",
-    bound: float,
-    rng: np.random.Generator,
-    deepseek: "tuple[float, Ints, Ints] | None",
-    hurry: bool,
-) -> tuple[tuple[Ints, Ints], float]:
-    """The slots and homes of one layer, and its peak load."""
-    share = problem.window_weight / problem.window_weight.sum()
-    loads = problem.loads[:, layer, :]
-    load_EW = np.ascontiguousarray((loads * share[:, None]).T)
-    mean = load_EW.sum(axis=1)
-    swing = np.sqrt(np.maximum((share[:, None] * (loads - mean) ** 2).sum(axis=0), 0.0))
-    home = pairing.homes(load_EW)
-    slots = _first_slots(problem, load_EW, mean + SWING * swing, home)
-    # In a hurry every map is good enough as it is.
-    target = np.inf if hurry else bound
-    kicks = min(max(_WORK // (problem.num_slots * problem.num_windows), _FEWEST), _MOST)
-    disturb = rng.random((0 if hurry else kicks, 17))
-    node_of_rank = problem.topology.node_of_rank.astype(np.int64)
-    fixed_homes = problem.groups_on_nodes > 1
+class LayerPlanner:
+    """Plans one layer of a problem after another; holds what all layers share."""
 
-    def improve(slots: Ints, home: Ints) -> float:
-        layer = layer_of(load_EW, node_of_rank, problem.binds_nodes, fixed_homes, slots, home)
-        return float(search(layer, target, disturb))
-
-    peak = improve(slots, home)
-    if deepseek is not None and deepseek[0] < peak:
-        # Its own homes and counts may be the better start, and are at the least as good an end.
-        other, other_home = deepseek[1].copy(), deepseek[2].copy()
-        other_peak = improve(other, other_home)
-        if other_peak < peak:
-            return (other, other_home), other_peak
-    return (slots, home), peak
-
-
-def _first_slots(problem: Problem, load_EW: Floats, value: Floats, home: Ints) -> Ints:
-    """Greedy counts and a packing that obeys the node rule."""
-    topology = problem.topology
-    per_node = topology.ranks_per_node
-    if not problem.binds_nodes:
-        count = kernels.greedy_counts(value, problem.num_slots, topology.num_ranks)
-        first, end = np.zeros_like(home), np.full_like(home, topology.num_ranks)
-    else:
-        count = np.empty_like(home)
-        for node in range(topology.num_nodes):
-            own = np.flatnonzero(home == node)
-            count[own] = kernels.greedy_counts(
-                value[own], problem.num_slots // topology.num_nodes, per_node
-            )
-        first, end = home * per_node, (home + 1) * per_node
-    share_EW = load_EW / count[:, None]
-    order = np.argsort(-share_EW.sum(axis=1), kind="stable")
-    slots: Ints = kernels.pack(
-        share_EW, order, count, first, end, topology.num_ranks, problem.slots_per_rank
-    )
-    return slots
-
-
-class _Pairing:
-    """Home nodes to start a layer from: the best pairing of whole groups with nodes, or a node
-    for each expert where there are no groups to keep whole."""
-
-    def __init__(self, problem: Problem) -> None:
-        self._problem = problem
-        self._groups, self._nodes = problem.groups_on_nodes, problem.topology.num_nodes
+    def __init__(self, problem: Problem, lower_bound: Floats, settings: Settings) -> None:
+        self.problem, self.settings = problem, settings
+        self._lower_bound = lower_bound
+        topology = problem.topology
+        self.node_R = topology.node_of_rank[topology.live_ranks].astype(np.int64)
+        self.pace_R = topology.pace
+        self.rule = RULES[problem.node_rule] if topology.num_nodes > 1 else FREE
+        self._units = problem.groups_on_nodes
+        self._deepseek: list[tuple[float, Ints, Ints] | None] | None = None
+        if topology.is_plain and problem.survive == 0:
+            self._deepseek = _deepseek_rows(problem)
         self._ways: Ints | None = None
-        if problem.binds_nodes and self._groups > 1:
-            few = nodes.count_pairings(self._groups, self._nodes) <= nodes.MOST_PAIRINGS
-            self._ways = nodes.pairings(self._groups, self._nodes) if few else None
+        if self.rule != FREE and self._units > 1:
+            few = nodes.count_pairings(self._units, topology.num_nodes) <= nodes.MOST_PAIRINGS
+            self._ways = nodes.pairings(self._units, topology.num_nodes) if few else None
 
-    def homes(self, load_EW: Floats) -> Ints:
-        """The home node of each expert of a layer."""
-        num_experts = len(load_EW)
-        if not self._problem.binds_nodes:
+    def plan(self, layer: int, hurry: bool = False) -> LayerPlan:
+        """The best placement found of a layer, without a search in a `hurry`."""
+        load_EW, value = self.loads(layer, self.settings.outlook)
+        found = self._search(layer, load_EW, value, hurry)
+        deepseek = None if self._deepseek is None else self._deepseek[layer]
+        recorded = self.settings.outlook is WINDOWS
+        peak = found.peak if recorded else self.peak(layer, found.slots)
+        if deepseek is None or deepseek[0] >= peak:
+            return found._replace(peak=peak)
+        if not recorded and not hurry:
+            # The windows to come asked for too much of the recorded ones: plan for those.
+            return LayerPlanner(
+                self.problem, self._lower_bound, self.settings._replace(outlook=WINDOWS)
+            ).plan(layer)
+        # Its homes and counts may be the better start, and are at the least as good an end.
+        other = self._improve(layer, load_EW, deepseek[1].copy(), deepseek[2].copy(), hurry)
+        return other if other.peak < peak else found
+
+    def loads(self, layer: int, outlook: Outlook) -> tuple[Floats, Floats]:
+        """A layer's windows to plan for, (E, V), times their weights, and the load that each expert
+        is sized for, (E,)."""
+        problem = self.problem
+        windows, share = windows_to_plan(
+            problem.loads[:, layer, :], problem.window_weight, problem.scenario == 0, outlook
+        )
+        load_EW = np.ascontiguousarray((windows * share[:, None]).T)
+        mean = load_EW.sum(axis=1)
+        variance = (share[:, None] * (windows - mean) ** 2).sum(axis=0)
+        return load_EW, mean + outlook.swing * np.sqrt(np.maximum(variance, 0.0))
+
+    def state(self, load_EW: Floats, slots: Ints, home: Ints, least_E: Ints | None = None) -> Layer:
+        """The kernels' view of a layer."""
+        return layer_of(
+            load_EW,
+            slots,
+            home,
+            self.node_R,
+            rule=self.rule,
+            fixed_homes=self._units > 1,
+            pace_R=self.pace_R,
+            least_E=least_E,
+        )
+
+    def peak(self, layer: int, slots: Ints) -> float:
+        """The layer's peak load in the recorded windows."""
+        load_EW, _ = self.loads(layer, WINDOWS)
+        count = np.bincount(slots, minlength=len(load_EW))
+        on_slot = (load_EW / count[:, None])[slots]
+        by_rank = on_slot.reshape(len(self.node_R), -1, on_slot.shape[1]).sum(axis=1)
+        return float((by_rank * self.pace_R[:, None]).max(axis=0).sum())
+
+    def _search(self, layer: int, load_EW: Floats, value: Floats, hurry: bool) -> LayerPlan:
+        least_E = least_copies(self.problem, value)
+        home = self._homes(load_EW)
+        slots = self._first_slots(load_EW, value, home, least_E)
+        return self._improve(layer, load_EW, slots, home, hurry, least_E)
+
+    def _improve(
+        self,
+        layer: int,
+        load_EW: Floats,
+        slots: Ints,
+        home: Ints,
+        hurry: bool,
+        least_E: Ints | None = None,
+    ) -> LayerPlan:
+        num_windows = load_EW.shape[1]
+        rng = np.random.default_rng([self.settings.seed, layer])
+        near = _NEAR_BOUND if num_windows == 1 else 1e-12
+        # In a hurry every map is good enough as it is.
+        goal = np.inf if hurry else self._lower_bound[layer] * (1 + near)
+        kicks = min(max(_WORK // (len(slots) * num_windows), _FEWEST), _MOST)
+        state = self.state(load_EW, slots, home, least_E)
+        if self.rule == HOME and self._units > 1:
+            state = state._replace(off_price=_OFF_PRICE)
+            if not hurry:
+                mean_W = load_EW.sum(axis=0) / len(self.node_R)
+                goal_W = mean_W / (_GOOD_ONE if num_windows == 1 else _GOOD_MANY)
+                trials = rng.random((int(_TRIALS * self.settings.effort), 4))
+                anneal(state, goal_W, _HEAT * mean_W.sum(), trials)
+                goal, kicks = goal_W.sum(), 0
+        elif self.rule == HOME:
+            state = state._replace(off_price=_OFF_PRICE)
+        disturb = rng.random((0 if hurry else int(np.ceil(kicks * self.settings.effort)), 17))
+        search(state, goal, disturb)
+        return LayerPlan(slots, home, float(state.rank_load_RW.max(axis=0).sum()))
+
+    def _first_slots(self, load_EW: Floats, value: Floats, home: Ints, least_E: Ints) -> Ints:
+        """Greedy counts and a packing that obeys the node rule."""
+        K, num_ranks = self.problem.slots_per_rank, len(self.node_R)
+        first = np.zeros_like(home)
+        end = np.full_like(home, num_ranks)
+        if self.rule == FREE:
+            count = kernels.greedy_counts(value, least_E, num_ranks * K, num_ranks)
+        else:
+            count = np.empty_like(home)
+            for node in range(self.problem.topology.num_nodes):
+                own = np.flatnonzero(home == node)
+                ranks = np.flatnonzero(self.node_R == node)
+                first[own], end[own] = ranks[0], ranks[-1] + 1
+                count[own] = kernels.greedy_counts(
+                    value[own], least_E[own], len(ranks) * K, len(ranks)
+                )
+        share_EW = load_EW / count[:, None]
+        order = np.argsort(-share_EW.sum(axis=1), kind="stable")
+        slots: Ints = kernels.pack(share_EW, order, count, first, end, num_ranks, K)
+        return slots
+
+    def _homes(self, load_EW: Floats) -> Ints:
+        """The home node of each expert to start from: the best pairing of whole groups with
+        nodes, or a node for each expert where there are no groups to keep whole."""
+        num_experts, num_nodes = len(load_EW), self.problem.topology.num_nodes
+        if self.rule == FREE:
             return np.zeros(num_experts, np.int64)
         # A unit is what must share a home: a group, or a single expert.
-        num_units = self._groups if self._groups > 1 else num_experts
+        num_units = self._units if self._units > 1 else num_experts
         unit_load = load_EW.reshape(num_units, num_experts // num_units, -1).sum(axis=1)
         if self._ways is not None:
             peak = nodes.node_peaks(np.ascontiguousarray(unit_load.T), self._ways).sum(axis=1)
-            node = self._ways[int(np.argmin(peak))]
+            if self.rule == HOME:
+                off = nodes.least_off_home(unit_load.sum(axis=1), self._ways, _GOOD_ONE)
+                node = self._ways[int(np.lexsort((peak, off.round(6)))[0])]
+            else:
+                node = self._ways[int(np.argmin(peak))]
         else:
-            quota = np.full(self._nodes, num_units // self._nodes)
-            quota[: num_units % self._nodes] += 1
+            quota = _quota(num_units, np.bincount(self.node_R, minlength=num_nodes))
             order = np.argsort(-unit_load.sum(axis=1), kind="stable")
             node = kernels.spread(unit_load, order, quota)
         return np.repeat(node, num_experts // num_units)
 
 
-def _deepseek_rows(problem: Problem) -> "list[tuple[float, Ints, Ints] | None]":
+def least_copies(problem: Problem, value: Floats) -> Ints:
+    """Copies each expert must have: `survive` more than one, for the hottest experts first as far
+    as slots allow; on different GPUs, so that so many may be lost."""
+    least = np.ones(len(value), np.int64)
+    spare = problem.num_slots - len(value)
+    for expert in np.argsort(-value, kind="stable"):
+        if problem.survive > spare:
+            break
+        least[expert] += problem.survive
+        spare -= problem.survive
+    return least
+
+
+def _quota(num_units: int, ranks_of_node: Ints) -> Ints:
+    """Units of each node in proportion to its ranks, adding up exactly."""
+    quota: Ints = num_units * ranks_of_node // ranks_of_node.sum()
+    quota[np.flatnonzero(ranks_of_node)[: num_units - int(quota.sum())]] += 1
+    return quota
+
+
+def _deepseek_rows(problem: Problem) -> list[tuple[float, Ints, Ints] | None]:
     """The published greedy's peak load, slots and homes of each layer where they break no rule."""
     slots, _ = hierarchical.place(problem)
     topology = problem.topology

@@ -42,3 +42,15 @@ def node_peaks(group_load: Floats, ways: Ints) -> Floats:
     for n in range(num_nodes):
         np.maximum(peak, ((ways == n)[:, None, :] * group_load[None]).sum(axis=2), out=peak)
     return peak
+
+
+def least_off_home(group_load: Floats, ways: Ints, balancedness: float) -> Floats:
+    """Of each way, the least share of a layer's load that is served off its home node at that
+    balancedness: what the groups of a node have beyond all that its ranks may serve."""
+    num_nodes = int(ways.max()) + 1
+    share = group_load / max(float(group_load.sum()), 1e-300)
+    off = np.zeros(len(ways))
+    for n in range(num_nodes):
+        own = ((ways == n) * share).sum(axis=1)
+        off += np.maximum(own - 1 / (num_nodes * balancedness), 0.0)
+    return off

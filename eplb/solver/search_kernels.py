@@ -1,16 +1,27 @@
-"""The compiled search of one layer; legend in `kernels`.
+"""Descent of one layer to where no single change helps, with restarts; legend in `kernels`.
 
-A swap exchanges two experts between ranks; a replacement turns a spare copy of one expert into a
-further copy of another. No change puts an expert twice on a rank. Under `strict` an expert stays
-on its home node; single copies may take their home along unless homes are fixed.
+Minimised is F = Σ_w max_r rank_load[r, w] plus the layer's `charge`.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from .._arrays import Bools, Floats, Ints
+from .._arrays import Floats, Ints
 from .kernels import njit
+from .layer_kernels import (
+    FREE,
+    Layer,
+    charge,
+    kick,
+    may_replace,
+    may_swap,
+    rebuild,
+    replace,
+    replace_charge,
+    swap,
+    swap_charge,
+)
 
 # Changes of F smaller than this share of it are rounding, not progress.
 _EPS = 1e-12
@@ -19,22 +30,6 @@ _NUM_SOURCES = 4
 # Replacements are tried by one restart in so many: looking for them costs ten times what looking
 # for swaps does, and restarts make random ones anyway.
 _REPLACE_EVERY = 8
-
-
-class Layer(NamedTuple):
-    """A layer's search: what is given, and its state, which is changed in place."""
-
-    load_EW: Floats
-    node_R: Ints
-    strict: bool
-    fixed_homes: bool
-    K: int
-    slots_S: Ints  # the expert of each slot
-    home_E: Ints
-    count_E: Ints
-    held_RE: Bools  # whether a rank holds an expert
-    share_EW: Floats  # load of one copy
-    rank_load_RW: Floats
 
 
 class Peaks(NamedTuple):
@@ -53,33 +48,12 @@ class Pair(NamedTuple):
     share_KW: Floats  # (2K, W)
 
 
-def layer_of(
-    load_EW: Floats, node_R: Ints, strict: bool, fixed_homes: bool, slots_S: Ints, home_E: Ints
-) -> Layer:
-    """The search of a layer from `slots_S` and `home_E`, which it will change."""
-    num_experts, num_windows = load_EW.shape
-    num_ranks = len(node_R)
-    return Layer(
-        load_EW,
-        node_R,
-        strict,
-        fixed_homes,
-        len(slots_S) // num_ranks,
-        slots_S,
-        home_E,
-        np.zeros(num_experts, np.int64),
-        np.zeros((num_ranks, num_experts), np.bool_),
-        np.empty((num_experts, num_windows)),
-        np.empty((num_ranks, num_windows)),
-    )
-
-
 @njit
-def search(y: Layer, bound: float, kicks: Floats) -> float:
-    """Improve the layer until no single change lowers F; give F.
+def search(y: Layer, goal: float, kicks: Floats) -> float:
+    """Improve the layer until no single change helps; gives F plus charge.
 
     Each row of `kicks` (rounds, 17), uniform numbers in [0, 1), disturbs the best slots found and
-    descends again, until F reaches `bound`.
+    descends again, until F is not above `goal`. With one window nothing is gained below the goal.
     """
     best = np.inf
     best_slots_S = y.slots_S.copy()
@@ -88,58 +62,53 @@ def search(y: Layer, bound: float, kicks: Floats) -> float:
     for k in range(len(kicks) + 1):
         y.slots_S[:] = best_slots_S
         y.home_E[:] = best_home_E
-        _rebuild(y)
+        rebuild(y)
         if k > 0:
-            _kick(y, kicks[k - 1])
-        now = _descend(y, bound, k % _REPLACE_EVERY == 0)
+            kick(y, kicks[k - 1])
+        total = _descend(y, goal, k % _REPLACE_EVERY == 0)
+        now = total + charge(y)
         if now <= best:
             best = now
             best_slots_S[:] = y.slots_S
             best_home_E[:] = y.home_E
-        if best <= bound * (1 + _EPS):
+        if total <= goal and y.off_price == 0.0 and y.move_price == 0.0:
             break
     y.slots_S[:] = best_slots_S
     y.home_E[:] = best_home_E
+    rebuild(y)
     return best
 
 
 @njit
-def _rebuild(y: Layer) -> None:
-    y.count_E[:] = 0
-    y.held_RE[:] = False
-    y.rank_load_RW[:] = 0.0
-    for s in range(len(y.slots_S)):
-        y.count_E[y.slots_S[s]] += 1
-        y.held_RE[s // y.K, y.slots_S[s]] = True
-    for e in range(len(y.count_E)):
-        y.share_EW[e] = y.load_EW[e] / y.count_E[e]
-    for s in range(len(y.slots_S)):
-        y.rank_load_RW[s // y.K] += y.share_EW[y.slots_S[s]]
-
-
-@njit
-def _descend(y: Layer, bound: float, replace: bool) -> float:
-    """Best swaps until none helps, then, with `replace`, the best replacement, and so on; F."""
+def _descend(y: Layer, goal: float, replacing: bool) -> float:
+    """Best swaps until none helps, then, if `replacing`, the best replacement, and so on; F."""
     num_windows = y.load_EW.shape[1]
     peaks = Peaks(np.empty((3, num_windows)), np.empty((3, num_windows), np.int64))
+    light_R = np.arange(len(y.node_R))
     while True:
         total = _find_peaks(y, peaks)
-        if total <= bound * (1 + _EPS):
+        if total <= goal:
             return total
         source = _sources(y, peaks)
+        c = d = -1
         if num_windows == 1:
-            gain, a, b = _best_swap_of_pair(y, peaks.who_W[0, 0])
+            _lightest_first(y, light_R)
+            gain, a, b = _best_swap_of_pair(y, light_R, goal)
+            if a < 0:
+                gain, a, b, c, d = _best_double_swap(y, light_R, goal)
         else:
             gain, a, b = _best_swap(y, peaks, source)
         if gain > _EPS * total:
-            _swap(y, a, b)
+            swap(y, a, b)
+            if c >= 0:
+                swap(y, c, d)
             continue
-        if not replace:
+        if not replacing:
             return total
-        gain, b, f = _best_replacement(y, peaks, source)
+        gain, b, f = _best_replacement(y, peaks, source, goal)
         if gain <= _EPS * total:
             return total
-        _replace(y, b, f)
+        replace(y, b, f)
 
 
 @njit
@@ -185,51 +154,102 @@ def _sources(y: Layer, peaks: Peaks) -> Ints:
 
 
 @njit
-def _may_swap(y: Layer, a: int, b: int) -> bool:
-    g, h = a // y.K, b // y.K
-    e, f = y.slots_S[a], y.slots_S[b]
-    if e == f or y.held_RE[g, f] or y.held_RE[h, e]:
-        return False
-    if not y.strict or y.node_R[g] == y.node_R[h]:
-        return True
-    return not y.fixed_homes and y.count_E[e] == 1 and y.count_E[f] == 1
+def _lightest_first(y: Layer, light_R: Ints) -> None:
+    """Put the ranks in order of their load in the only window; they nearly are already."""
+    for k in range(1, len(light_R)):
+        r, j = light_R[k], k - 1
+        while j >= 0 and y.rank_load_RW[light_R[j], 0] > y.rank_load_RW[r, 0]:
+            light_R[j + 1] = light_R[j]
+            j -= 1
+        light_R[j + 1] = r
 
 
 @njit
-def _best_swap_of_pair(y: Layer, g: int) -> tuple[float, int, int]:
-    """With one window: the swap that most lowers the larger load of the busiest rank g and another.
+def _best_swap_of_pair(y: Layer, light_R: Ints, goal: float) -> tuple[float, int, int]:
+    """With one window: the swap that most lowers the larger load of the busiest rank and another.
 
-    Two ranks may tie for the maximum; lowering F itself would then stop at once.
+    Two ranks may tie for the maximum; lowering F itself would then stop at once. Without prices
+    the first swap that brings both ranks to the goal is taken, lightest partners first: such ranks
+    are done with.
     """
-    gain, best_a, best_b = 0.0, -1, -1
-    for a in range(g * y.K, g * y.K + y.K):
-        for b in range(len(y.slots_S)):
-            move = y.share_EW[y.slots_S[a], 0] - y.share_EW[y.slots_S[b], 0]
-            room = y.rank_load_RW[g, 0] - y.rank_load_RW[b // y.K, 0]
-            lowered = min(move, room - move)
-            if lowered > gain and _may_swap(y, a, b):
-                gain, best_a, best_b = lowered, a, b
+    g = light_R[-1]
+    top = y.rank_load_RW[g, 0]
+    priced = y.off_price > 0.0 or y.move_price > 0.0
+    gain, best_a, best_b = _EPS * top, -1, -1
+    for h in light_R[:-1]:
+        for a in range(g * y.K, g * y.K + y.K):
+            if y.held_RE[h, y.slots_S[a]]:
+                continue
+            for b in range(h * y.K, h * y.K + y.K):
+                move = y.share_EW[y.slots_S[a], 0] - y.share_EW[y.slots_S[b], 0]
+                one = top - y.pace_R[g] * move
+                two = y.rank_load_RW[h, 0] + y.pace_R[h] * move
+                lowered = top - max(max(one, two), goal)
+                if lowered > gain and may_swap(y, a, b):
+                    if priced:
+                        lowered -= swap_charge(y, a, b)
+                    if lowered > gain:
+                        gain, best_a, best_b = lowered, a, b
+                        if not priced and max(one, two) <= goal:
+                            return gain, best_a, best_b
     return gain, best_a, best_b
 
 
 @njit
+def _best_double_swap(y: Layer, light_R: Ints, goal: float) -> tuple[float, int, int, int, int]:
+    """With one window and no prices: as `_best_swap_of_pair`, two slots of each rank at once."""
+    g = light_R[-1]
+    top = y.rank_load_RW[g, 0]
+    gain, best = _EPS * top, (-1, -1, -1, -1)
+    if y.off_price > 0.0 or y.move_price > 0.0:
+        return gain, *best
+    own = range(g * y.K, g * y.K + y.K)
+    for h in light_R[:-1]:
+        if y.rule != FREE and y.node_R[g] != y.node_R[h]:
+            continue
+        other = range(h * y.K, h * y.K + y.K)
+        for a in own:
+            if y.held_RE[h, y.slots_S[a]]:
+                continue
+            for c in own:
+                if c <= a or y.held_RE[h, y.slots_S[c]]:
+                    continue
+                two_e = y.share_EW[y.slots_S[a], 0] + y.share_EW[y.slots_S[c], 0]
+                for b in other:
+                    if y.held_RE[g, y.slots_S[b]]:
+                        continue
+                    for d in other:
+                        move = two_e - y.share_EW[y.slots_S[b], 0] - y.share_EW[y.slots_S[d], 0]
+                        larger = max(
+                            top - y.pace_R[g] * move, y.rank_load_RW[h, 0] + y.pace_R[h] * move
+                        )
+                        lowered = top - max(larger, goal)
+                        if d > b and lowered > gain and not y.held_RE[g, y.slots_S[d]]:
+                            gain, best = lowered, (a, b, c, d)
+                            if larger <= goal:
+                                return gain, *best
+    return gain, *best
+
+
+@njit
 def _best_swap(y: Layer, peaks: Peaks, source: Ints) -> tuple[float, int, int]:
-    """The swap of a slot on a source rank that lowers F most, as (gain, slot, slot)."""
-    K = y.K
-    node_R = y.node_R
-    rank_load_RW = y.rank_load_RW
-    top_W = peaks.top_W
+    """The swap of a slot on a source rank that lowers F plus charge most: (gain, slot, slot)."""
+    # Taken out of the record first: reading its arrays in the innermost loop costs a tenth.
+    K, rank_load_RW, pace_R, top_W = y.K, y.rank_load_RW, y.pace_R, peaks.top_W
     order_W, first_R = _by_busiest(y, peaks)
     busy_W, rest_W = np.empty(len(order_W), np.int64), np.empty(len(order_W))
     share_KW = np.empty((2 * K, len(order_W)))
     pair = Pair(busy_W, rest_W, share_KW)
+    priced = y.off_price > 0.0 or y.move_price > 0.0
+    saved_RN = _most_saved(y)
     gain, best_a, best_b = 0.0, -1, -1
     for g in source:
-        for h in range(len(node_R)):
+        for h in range(len(y.node_R)):
             if h == g:
                 continue
             num, hope = _gather(y, peaks, order_W, first_R, g, h, pair)
-            if hope <= gain:
+            saved = saved_RN[g, y.node_R[h]] + saved_RN[h, y.node_R[g]]
+            if hope + saved <= gain:
                 continue
             for a in range(K):
                 for b in range(K):
@@ -237,13 +257,30 @@ def _best_swap(y: Layer, peaks: Peaks, source: Ints) -> tuple[float, int, int]:
                     for i in range(num):
                         w = busy_W[i]
                         move = share_KW[a, i] - share_KW[K + b, i]
-                        one, two = rank_load_RW[g, w] - move, rank_load_RW[h, w] + move
+                        one = rank_load_RW[g, w] - pace_R[g] * move
+                        two = rank_load_RW[h, w] + pace_R[h] * move
                         lowered += top_W[0, w] - max(max(one, two), rest_W[i])
-                    if lowered > gain and _may_swap(y, g * K + a, h * K + b):
-                        lowered = _less_raised(y, peaks, g * K + a, h * K + b, lowered, gain)
+                    if lowered + saved > gain and may_swap(y, g * K + a, h * K + b):
+                        if priced:
+                            lowered -= swap_charge(y, g * K + a, h * K + b)
+                        if lowered > gain:
+                            lowered = _less_raised(y, peaks, g * K + a, h * K + b, lowered, gain)
                         if lowered > gain:
                             gain, best_a, best_b = lowered, g * K + a, h * K + b
     return gain, best_a, best_b
+
+
+@njit
+def _most_saved(y: Layer) -> Floats:
+    """At least what bringing one copy from rank r to node n can lower `charge` by, (R, N)."""
+    saved_RN = np.full((len(y.node_R), y.node_R.max() + 1), y.move_price)
+    if y.off_price > 0.0:
+        for s in range(len(y.slots_S)):
+            r, e = s // y.K, y.slots_S[s]
+            if y.home_E[e] != y.node_R[r]:
+                saved = y.move_price + y.off_price * y.share_EW[e].sum()
+                saved_RN[r, y.home_E[e]] = max(saved_RN[r, y.home_E[e]], saved)
+    return saved_RN
 
 
 @njit
@@ -273,13 +310,8 @@ def _gather(
 
     Only in those windows can a swap of theirs gain; in the others F can only grow.
     """
-    K = y.K
-    share_EW = y.share_EW
-    slots_S = y.slots_S
-    top_W = peaks.top_W
-    busy_W = pair.busy_W
-    rest_W = pair.rest_W
-    share_KW = pair.share_KW
+    K, share_EW, slots_S, top_W = y.K, y.share_EW, y.slots_S, peaks.top_W
+    busy_W, rest_W, share_KW = pair.busy_W, pair.rest_W, pair.share_KW
     num, hope = 0, 0.0
     for r in (g, h):
         for i in range(first_R[r], first_R[r + 1]):
@@ -298,19 +330,14 @@ def _gather(
 def _less_raised(y: Layer, peaks: Peaks, a: int, b: int, lowered: float, beat: float) -> float:
     """`lowered` less what swapping slots a and b adds to F in the windows in which another rank is
     the busiest, or some number not above `beat`."""
-    K = y.K
-    slots_S = y.slots_S
-    load_EW = y.load_EW
-    share_EW = y.share_EW
-    rank_load_RW = y.rank_load_RW
-    who_W = peaks.who_W
-    top_W = peaks.top_W
-    g, h = a // K, b // K
-    e, f = slots_S[a], slots_S[b]
-    for w in range(load_EW.shape[1]):
+    share_EW, rank_load_RW, top_W, who_W = y.share_EW, y.rank_load_RW, peaks.top_W, peaks.who_W
+    g, h = a // y.K, b // y.K
+    e, f = y.slots_S[a], y.slots_S[b]
+    pace_g, pace_h = y.pace_R[g], y.pace_R[h]
+    for w in range(share_EW.shape[1]):
         if who_W[0, w] != g and who_W[0, w] != h:
             move = share_EW[e, w] - share_EW[f, w]
-            pair = max(rank_load_RW[g, w] - move, rank_load_RW[h, w] + move)
+            pair = max(rank_load_RW[g, w] - pace_g * move, rank_load_RW[h, w] + pace_h * move)
             if pair > top_W[0, w]:
                 lowered -= pair - top_W[0, w]
                 if lowered <= beat:
@@ -329,11 +356,12 @@ def _rest(peaks: Peaks, w: int, g: int, h: int) -> float:
 
 
 @njit
-def _best_replacement(y: Layer, peaks: Peaks, source: Ints) -> tuple[float, int, int]:
-    """The replacement of a spare copy that lowers F most, as (gain, slot, new expert).
+def _best_replacement(y: Layer, peaks: Peaks, source: Ints, goal: float) -> tuple[float, int, int]:
+    """The replacement of a spare copy that lowers F plus charge most: (gain, slot, new expert).
 
     Tried are further copies of the experts on the source ranks, anywhere, and any expert in place
-    of a spare copy on a source rank.
+    of a spare copy on a source rank. With one window, the larger of the loads that change counts:
+    two ranks may tie for the maximum.
     """
     gain, best_b, best_f = 0.0, -1, -1
     changed = np.empty(len(y.node_R), np.int64)
@@ -343,29 +371,29 @@ def _best_replacement(y: Layer, peaks: Peaks, source: Ints) -> tuple[float, int,
     for g in source:
         own_K = y.slots_S[g * y.K : g * y.K + y.K].copy()
         for b in range(len(y.slots_S)):
-            if y.count_E[y.slots_S[b]] < 2:
+            e = y.slots_S[b]
+            if y.count_E[e] <= y.least_E[e]:
                 continue
             for f in every_E if b // y.K == g else own_K:
-                if _may_replace(y, b, f):
-                    num = _changes(y, b, f, changed, change)
+                if not may_replace(y, b, f):
+                    continue
+                more = replace_charge(y, b, f)
+                num = changes_of(y, b, f, changed, change)
+                if len(order_W) == 1:
+                    after = _largest_of(y, 0, e, f, changed[:num], change)
+                    lowered = peaks.top_W[0, 0] - max(after, goal) - more
+                else:
                     lowered = _lowered(
-                        y, peaks, order_W, first_R, y.slots_S[b], f, changed[:num], change, gain
+                        y, peaks, order_W, first_R, e, f, changed[:num], change, gain + more
                     )
-                    if lowered > gain:
-                        gain, best_b, best_f = lowered, b, f
+                    lowered -= more
+                if lowered > gain:
+                    gain, best_b, best_f = lowered, b, f
     return gain, best_b, best_f
 
 
 @njit
-def _may_replace(y: Layer, b: int, f: int) -> bool:
-    h = b // y.K
-    if y.count_E[y.slots_S[b]] < 2 or y.held_RE[h, f]:
-        return False
-    return not y.strict or y.home_E[f] == y.node_R[h]
-
-
-@njit
-def _changes(y: Layer, b: int, f: int, changed: Ints, change: Floats) -> int:
+def changes_of(y: Layer, b: int, f: int, changed: Ints, change: Floats) -> int:
     """The ranks whose load changes once slot b holds f, and by which multiples of the loads of the
     expert it held and of f; gives how many ranks."""
     h, e = b // y.K, y.slots_S[b]
@@ -375,11 +403,11 @@ def _changes(y: Layer, b: int, f: int, changed: Ints, change: Floats) -> int:
     for r in range(len(y.node_R)):
         if y.held_RE[r, e] or y.held_RE[r, f]:
             changed[num] = r
-            change[0, num] = more_e if y.held_RE[r, e] else 0.0
-            change[1, num] = -less_f if y.held_RE[r, f] else 0.0
+            change[0, num] = y.pace_R[r] * more_e if y.held_RE[r, e] else 0.0
+            change[1, num] = -y.pace_R[r] * less_f if y.held_RE[r, f] else 0.0
             if r == h:
-                change[0, num] = -1.0 / y.count_E[e]
-                change[1, num] = 1.0 / (y.count_E[f] + 1)
+                change[0, num] = -y.pace_R[r] / y.count_E[e]
+                change[1, num] = y.pace_R[r] / (y.count_E[f] + 1)
             num += 1
     return num
 
@@ -444,87 +472,3 @@ def _largest_but(y: Layer, peaks: Peaks, w: int, but: Ints) -> float:
         if not _among(r, but):
             largest = max(largest, y.rank_load_RW[r, w])
     return largest
-
-
-@njit
-def _swap(y: Layer, a: int, b: int) -> None:
-    g, h = a // y.K, b // y.K
-    e, f = y.slots_S[a], y.slots_S[b]
-    y.slots_S[a], y.slots_S[b] = f, e
-    y.held_RE[g, e] = y.held_RE[h, f] = False
-    y.held_RE[g, f] = y.held_RE[h, e] = True
-    for w in range(y.load_EW.shape[1]):
-        move = y.share_EW[e, w] - y.share_EW[f, w]
-        y.rank_load_RW[g, w] -= move
-        y.rank_load_RW[h, w] += move
-    if y.node_R[g] != y.node_R[h]:
-        # Under `strict` only single copies cross nodes, and take their home along; without a node
-        # rule homes mean nothing to the search.
-        y.home_E[e], y.home_E[f] = y.node_R[h], y.node_R[g]
-
-
-@njit
-def _replace(y: Layer, b: int, f: int) -> None:
-    h, e = b // y.K, y.slots_S[b]
-    for sign in (-1.0, 1.0):
-        # Take the load of both experts' copies off their ranks, and put it back when it is right.
-        for r in range(len(y.node_R)):
-            for w in range(y.load_EW.shape[1]):
-                load = y.held_RE[r, e] * y.share_EW[e, w] + y.held_RE[r, f] * y.share_EW[f, w]
-                y.rank_load_RW[r, w] += sign * load
-        if sign < 0:
-            y.slots_S[b] = f
-            y.held_RE[h, e] = False
-            y.held_RE[h, f] = True
-            y.count_E[e] -= 1
-            y.count_E[f] += 1
-            y.share_EW[e] = y.load_EW[e] / y.count_E[e]
-            y.share_EW[f] = y.load_EW[f] / y.count_E[f]
-
-
-@njit
-def _kick(y: Layer, u: Floats) -> None:
-    """One to four random changes where they are legal: swaps, replacements, exchanges of two
-    experts and, where experts may take their homes along, relocations."""
-    num_slots = len(y.slots_S)
-    for k in range(1, 2 + 4 * int(4 * u[0]), 4):
-        a, b, c = int(u[k] * num_slots), int(u[k + 1] * num_slots), int(u[k + 3] * num_slots)
-        if u[k + 2] < 1 / 3:
-            if _may_replace(y, a, y.slots_S[b]):
-                _replace(y, a, y.slots_S[b])
-        elif u[k + 2] < 1 / 2:
-            _exchange(y, y.slots_S[a], y.slots_S[b])
-        elif u[k + 2] < 2 / 3 and y.strict and not y.fixed_homes:
-            _relocate(y, a, b, y.slots_S[c])
-        elif a // y.K != b // y.K and _may_swap(y, a, b):
-            _swap(y, a, b)
-
-
-@njit
-def _exchange(y: Layer, e: int, f: int) -> None:
-    """Where legal, all copies of e and f change places, and e and f their homes."""
-    if e == f or (y.fixed_homes and y.strict and y.home_E[e] != y.home_E[f]):
-        return
-    for s in range(len(y.slots_S)):
-        if y.slots_S[s] == e:
-            y.slots_S[s] = f
-        elif y.slots_S[s] == f:
-            y.slots_S[s] = e
-    y.home_E[e], y.home_E[f] = y.home_E[f], y.home_E[e]
-    _rebuild(y)
-
-
-@njit
-def _relocate(y: Layer, a: int, b: int, f: int) -> None:
-    """Where legal, the single copy in slot b moves, with its home, into the spare copy in slot a
-    of another node, and leaves its slot to a further copy of f: the nodes' shares of the experts
-    change, which swaps cannot do."""
-    g, h = a // y.K, b // y.K
-    e, d = y.slots_S[b], y.slots_S[a]
-    if y.node_R[g] == y.node_R[h] or y.count_E[e] != 1 or y.count_E[d] < 2 or f in (d, e):
-        return
-    if y.home_E[f] != y.node_R[h] or y.held_RE[h, f]:
-        return
-    y.slots_S[a], y.slots_S[b] = e, f
-    y.home_E[e] = y.node_R[g]
-    _rebuild(y)

@@ -15,7 +15,9 @@ from ..migration import migrate
 from ..placement import Placement, linear
 from ..plan import OPTIMAL_GAP, Plan, Status, gaps, placement_digest
 from ..problem import Problem
+from ..traffic import off_home_share
 from . import bounds, hierarchical, local_search
+from .local_search import Settings
 from .repair import repair as remove_duplicates
 
 Strategy = Literal["auto", "deepseek", "linear"]
@@ -26,7 +28,7 @@ def solve(
     problem: Problem,
     strategy: Strategy = "auto",
     *,
-    seed: int = 0,
+    settings: Settings | None = None,
     repair: bool = False,
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int, float], None] = lambda layer, peak: None,
@@ -40,8 +42,9 @@ def solve(
     strategy
         `auto` (robust, the default), `deepseek` (as published), `linear` (the engines' start).
         The latter two know no node rule: their bound is that of `free`.
-    seed
-        Of the search; the same problem, strategy and seed give the same plan.
+    settings
+        Of `auto`: what to plan for, effort and seed; the same problem, strategy and settings give
+        the same plan.
     repair
         Remove same-rank copies from what `deepseek` placed.
     stop
@@ -53,17 +56,20 @@ def solve(
     Raises
     ------
     InputError
-        When the strategy is unknown.
+        When the strategy is unknown, or knows nothing of what the problem asks for.
     """
     if strategy not in STRATEGIES:
         raise InputError(f"strategy {strategy!r}; {', '.join(STRATEGIES)} are known")
+    settings = settings or Settings()
     if strategy != "auto":
+        _check_plain(problem, strategy)
         problem = replace(problem, node_rule="free")
     lower_bound = bounds.lower_bounds(problem)
     stopped = np.zeros(problem.num_layers, bool)
     if strategy == "auto":
-        slots, home, stopped = local_search.place(problem, lower_bound, seed, stop, progress)
-        placement = _placement(problem, slots, home)
+        placed = local_search.place(problem, lower_bound, settings, stop, progress)
+        stopped = placed.stopped
+        placement = _placement(problem, placed.slots, placed.home if problem.binds_nodes else None)
     elif strategy == "deepseek":
         slots, home = hierarchical.place(problem)
         placement = _placement(problem, slots, home)
@@ -79,7 +85,8 @@ def solve(
         )
     if strategy == "auto" or repair:
         assert problem.obeyed_by(placement).all(), "a strategy broke a rule"
-    balance = metrics.measure(problem.loads, placement, problem.window_weight)
+    speed = problem.topology.rank_speed
+    balance = metrics.measure(problem.loads, placement, problem.window_weight, speed)
     return Plan(
         placement=placement,
         layer_ids=problem.layer_ids,
@@ -88,17 +95,7 @@ def solve(
         status=_statuses(balance.peak_load, lower_bound, stopped),
         mean_load=_six_digits(metrics.over_windows(problem.loads, problem.window_weight)),
         summary=_summary(problem, placement, balance, lower_bound),
-        options={
-            "gpus": problem.topology.num_ranks,
-            "nodes": problem.topology.num_nodes,
-            "redundant": problem.num_redundant,
-            "groups": problem.num_groups,
-            "node_rule": problem.node_rule if strategy == "auto" else None,
-            "expert_bytes": problem.expert_bytes,
-            "strategy": strategy,
-            "repair": repair,
-            "seed": seed,
-        },
+        options=_options(problem, strategy, settings, repair),
         provenance={
             "eplb_version": version("eplb"),
             "num_windows": problem.num_windows,
@@ -109,14 +106,56 @@ def solve(
     )
 
 
+def _check_plain(problem: Problem, strategy: Strategy) -> None:
+    """`deepseek` and `linear` place for ranks that are all alike."""
+    asked = {
+        "GPU speeds or excluded GPUs": not problem.topology.is_plain,
+        "--survive": problem.survive > 0,
+        "--max-off-home": problem.max_off_home is not None,
+        "a budget or price of moves": problem.max_moves is not None or problem.move_price > 0,
+    }
+    for what, is_asked in asked.items():
+        if is_asked:
+            raise InputError(f"strategy {strategy} knows nothing of {what}; --strategy auto does")
+
+
+def _options(
+    problem: Problem, strategy: Strategy, settings: Settings, repair: bool
+) -> Mapping[str, Any]:
+    topology, auto = problem.topology, strategy == "auto"
+    return {
+        "gpus": topology.num_ranks,
+        "nodes": topology.num_nodes,
+        "redundant": problem.slots_per_rank * topology.num_ranks - problem.num_experts,
+        "groups": problem.num_groups,
+        "node_rule": problem.node_rule if auto else None,
+        "max_off_home": problem.max_off_home,
+        "gpu_speed": topology.rank_speed,
+        "exclude_gpu": list(topology.excluded_ranks),
+        "survive": problem.survive,
+        "max_moves": problem.max_moves,
+        "move_price": problem.move_price,
+        "expert_bytes": problem.expert_bytes,
+        "strategy": strategy,
+        "repair": repair,
+        "outlook": settings.outlook.name if auto else None,
+        "effort": settings.effort,
+        "seed": settings.seed,
+    }
+
+
 def _placement(problem: Problem, slots: Ints, home: Ints | None) -> Placement:
+    """The placement of slots on the live ranks, the others empty."""
     topology = problem.topology
+    every = np.full((len(slots), topology.num_ranks, problem.slots_per_rank), -1, np.int32)
+    every[:, topology.live_ranks] = slots.reshape(len(slots), -1, problem.slots_per_rank)
     return Placement(
-        slots.astype(np.int32),
+        every.reshape(len(slots), -1),
         problem.num_experts,
         topology.num_ranks,
         topology.num_nodes,
         home_node=None if home is None else home.astype(np.int32),
+        excluded_ranks=topology.excluded_ranks,
     )
 
 
@@ -145,6 +184,8 @@ def _summary(
     }
     if problem.expert_bytes is not None:
         summary["moved_bytes"] = moves * problem.expert_bytes
+    if problem.node_rule == "home" and problem.binds_nodes:
+        summary["off_home_share"] = off_home_share(problem.loads, placement, problem.window_weight)
     return summary
 
 

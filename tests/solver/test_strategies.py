@@ -13,6 +13,7 @@ from eplb.formats.traces import read_trace
 from eplb.plan import OPTIMAL_GAP
 from eplb.problem import Problem
 from eplb.solver import bounds, kernels, nodes
+from eplb.solver.local_search import Settings
 from eplb.solver.solve import STRATEGIES, Strategy, solve
 from eplb.topology import Topology
 from eplb.trace import LoadTrace
@@ -69,7 +70,10 @@ def test_the_same_problem_gives_the_same_bytes(strategy: Strategy) -> None:
 def test_the_seed_is_used() -> None:
     """Another seed searches another way: some of ten give another map."""
     one = problem(random_loads(5, 4, 6, 16), 4, 5)
-    maps = {solve(one, seed=s).placement.physical_to_logical.tobytes() for s in range(10)}
+    maps = {
+        solve(one, settings=Settings(seed=s)).placement.physical_to_logical.tobytes()
+        for s in range(10)
+    }
     assert len(maps) > 1
 
 
@@ -132,7 +136,7 @@ def test_greedy_counts_are_optimal() -> None:
     """No other counts that fill the slots have a smaller largest share."""
     value = np.array([7.0, 4.0, 2.0, 1.0])
     for num_slots, most in ((4, 4), (6, 4), (8, 3), (11, 3)):
-        count = kernels.greedy_counts(value, num_slots, most)
+        count = kernels.greedy_counts(value, np.ones(4, np.int64), num_slots, most)
         assert count.sum() == num_slots
         assert count.max() <= most
         best = min(
@@ -148,7 +152,8 @@ def test_greedy_counts_are_optimal() -> None:
 def test_counts_that_leave_no_easy_place_are_packed(one: Problem) -> None:
     """Packing never fails, however many copies an expert has: heaviest last is the hardest."""
     num_ranks, K = one.topology.num_ranks, one.slots_per_rank
-    count = kernels.greedy_counts(one.loads.sum(axis=(0, 1)), one.num_slots, num_ranks)
+    ones = np.ones(one.num_experts, np.int64)
+    count = kernels.greedy_counts(one.loads.sum(axis=(0, 1)), ones, one.num_slots, num_ranks)
     share = np.ascontiguousarray(one.loads[:, 0].T)
     zeros = np.zeros(one.num_experts, np.int64)
     order = np.argsort(count, kind="stable")
