@@ -38,6 +38,9 @@ class Plan:
         Of shape (L, E): mean tokens a window of each expert, to explain the plan with.
     summary
         Named figures, as the plan file has them.
+    frontier
+        With a live placement: what other budgets of moves would give, each `max_share` of all
+        slots, `moves` and `mean_balancedness`.
     options
         The resolved planning options.
     provenance
@@ -53,6 +56,7 @@ class Plan:
     status: Sequence[Status] | None = None
     mean_load: Floats | None = None
     summary: Mapping[str, float] = field(default_factory=dict)
+    frontier: Sequence[Mapping[str, Any]] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -18,7 +18,7 @@ _REQUIRED = ("num_experts", "num_gpus", "slots_per_gpu", "physical_to_logical")
 _MAPPINGS = ("summary", "options", "provenance")
 _KNOWN = {
     *("format", "version", "num_nodes", "layer_ids", "home_node", "excluded_gpus"),
-    *("peak_load", "lower_bound", "status", "mean_load", *_REQUIRED, *_MAPPINGS),
+    *("peak_load", "lower_bound", "status", "mean_load", "frontier", *_REQUIRED, *_MAPPINGS),
 }
 
 
@@ -40,6 +40,7 @@ def plan_bytes(plan: Plan) -> bytes:
         "lower_bound": plan.lower_bound,
         "status": plan.status,
         "summary": dict(plan.summary),
+        "frontier": list(plan.frontier) or None,
         "mean_load": plan.mean_load,
         "options": dict(plan.options),
         "provenance": dict(plan.provenance),
@@ -128,11 +129,21 @@ def _plan(content: Any) -> Plan:
         peak_load=_row(content, "peak_load") if "peak_load" in content else None,
         lower_bound=_row(content, "lower_bound") if "lower_bound" in content else None,
         summary=content.get("summary", {}),
+        frontier=_frontier(content.get("frontier", [])),
         options=content.get("options", {}),
         provenance=content.get("provenance", {}),
     )
     _check_digest(plan)
     return plan
+
+
+def _frontier(value: Any) -> list[Mapping[str, Any]]:
+    keys = {"max_share", "moves", "mean_balancedness"}
+    if not isinstance(value, list) or not all(
+        isinstance(point, Mapping) and keys <= set(point) for point in value
+    ):
+        raise InputError(f"'frontier' is not a list of objects with {', '.join(sorted(keys))}")
+    return value
 
 
 def _check_digest(plan: Plan) -> None:

@@ -73,7 +73,7 @@ def place(
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int, float], None] = lambda layer, peak: None,
 ) -> Placed:
-    """Place every layer.
+    """Place every layer afresh.
 
     Once `stop()` is true the layers not yet begun are packed without a search. `progress` hears
     of each finished layer and its peak load, from any thread.
@@ -163,6 +163,85 @@ class LayerPlanner:
             least_E=least_E,
         )
 
+    def restarts(self, load_EW: Floats) -> int:
+        """How often a search of these windows is restarted."""
+        work = _WORK // (self.problem.num_slots * load_EW.shape[1])
+        return int(np.ceil(min(max(work, _FEWEST), _MOST) * self.settings.effort))
+
+    def live(self, layer: int) -> Bools:
+        """Which rank in service holds which expert now, (R, E); new ranks hold nothing."""
+        current, live_ranks = self.problem.current, self.problem.topology.live_ranks
+        assert current is not None
+        held = np.zeros((len(live_ranks), self.problem.num_experts), bool)
+        known = live_ranks < current.num_ranks
+        held[known] = current.rank_copies[layer, live_ranks[known]] > 0
+        return held
+
+    def live_slots(self, layer: int) -> Ints | None:
+        """What each slot of the ranks in service holds now; None when ranks have other slots."""
+        current, topology = self.problem.current, self.problem.topology
+        assert current is not None
+        if (current.num_ranks, current.slots_per_rank) != (
+            topology.num_ranks,
+            self.problem.slots_per_rank,
+        ):
+            return None
+        by_rank = current.physical_to_logical[layer].reshape(topology.num_ranks, -1)
+        slots: Ints = by_rank[topology.live_ranks].astype(np.int64).ravel()
+        return slots
+
+    def homes_of(self, layer: int, load_EW: Floats) -> Ints:
+        """The home nodes of a layer to start from: those of the live plan where they can be kept,
+        else chosen by load."""
+        current = self.problem.current
+        if current is not None and self.rule != FREE and self._homes_fit(current.home_node[layer]):
+            return current.home_node[layer].astype(np.int64)
+        return self._homes(load_EW)
+
+    def _homes_fit(self, home: Ints) -> bool:
+        """Whether every node's slots can hold the experts at home on it, without twins, and no
+        group is split."""
+        num_nodes, K = self.problem.topology.num_nodes, self.problem.slots_per_rank
+        if home.max() >= num_nodes:
+            return False
+        units = home.reshape(self._units, -1) if self._units > 1 else home[:, None]
+        slots = np.bincount(self.node_R, minlength=num_nodes) * K
+        at_home = np.bincount(home, minlength=num_nodes)
+        fits = (at_home <= slots) & (at_home >= np.where(slots > 0, K, 0))
+        return bool(fits.all() and (units == units[:, :1]).all())
+
+    def allowed(self, home: Ints) -> Bools:
+        """Which rank may hold which expert under the node rule, (R, E)."""
+        if self.rule != STRICT:
+            return np.ones((len(self.node_R), len(home)), bool)
+        at_home: Bools = self.node_R[:, None] == home[None, :]
+        return at_home
+
+    def keeps_rule(self, slots: Ints, home: Ints) -> bool:
+        """Whether slots keep the node rule with these homes."""
+        if self.rule == FREE:
+            return True
+        at_home = np.repeat(self.node_R, self.problem.slots_per_rank) == home[slots]
+        if self.rule == STRICT:
+            return bool(at_home.all())
+        return len(np.unique(slots[at_home])) == len(home)
+
+    def least_copies(self, value: Floats, home: Ints) -> Ints:
+        """Copies each expert must have: `survive` more than one, for the hottest experts first as
+        far as slots allow; on different GPUs, so that so many may be lost. With a node rule each
+        node's slots serve the experts at home there."""
+        least = np.ones(len(value), np.int64)
+        if self.problem.survive == 0:
+            return least
+        pool = np.zeros_like(home) if self.rule == FREE else home
+        rank_pool = np.zeros_like(self.node_R) if self.rule == FREE else self.node_R
+        for node in np.unique(pool):
+            own = np.flatnonzero(pool == node)
+            spare = int((rank_pool == node).sum()) * self.problem.slots_per_rank - len(own)
+            hottest = own[np.argsort(-value[own], kind="stable")]
+            least[hottest[: spare // self.problem.survive]] += self.problem.survive
+        return least
+
     def peak(self, layer: int, slots: Ints) -> float:
         """The layer's peak load in the recorded windows."""
         load_EW, _ = self.loads(layer, WINDOWS)
@@ -172,8 +251,8 @@ class LayerPlanner:
         return float((by_rank * self.pace_R[:, None]).max(axis=0).sum())
 
     def _search(self, layer: int, load_EW: Floats, value: Floats, hurry: bool) -> LayerPlan:
-        least_E = least_copies(self.problem, value)
-        home = self._homes(load_EW)
+        home = self.homes_of(layer, load_EW)
+        least_E = self.least_copies(value, home)
         slots = self._first_slots(load_EW, value, home, least_E)
         return self._improve(layer, load_EW, slots, home, hurry, least_E)
 
@@ -191,7 +270,7 @@ class LayerPlanner:
         near = _NEAR_BOUND if num_windows == 1 else 1e-12
         # In a hurry every map is good enough as it is.
         goal = np.inf if hurry else self._lower_bound[layer] * (1 + near)
-        kicks = min(max(_WORK // (len(slots) * num_windows), _FEWEST), _MOST)
+        kicks = self.restarts(load_EW)
         state = self.state(load_EW, slots, home, least_E)
         if self.rule == HOME and self._units > 1:
             state = state._replace(off_price=_OFF_PRICE)
@@ -203,8 +282,7 @@ class LayerPlanner:
                 goal, kicks = goal_W.sum(), 0
         elif self.rule == HOME:
             state = state._replace(off_price=_OFF_PRICE)
-        disturb = rng.random((0 if hurry else int(np.ceil(kicks * self.settings.effort)), 17))
-        search(state, goal, disturb)
+        search(state, goal, rng.random((0 if hurry else kicks, 17)))
         return LayerPlan(slots, home, float(state.rank_load_RW.max(axis=0).sum()))
 
     def _first_slots(self, load_EW: Floats, value: Floats, home: Ints, least_E: Ints) -> Ints:
@@ -245,29 +323,29 @@ class LayerPlanner:
             else:
                 node = self._ways[int(np.argmin(peak))]
         else:
-            quota = _quota(num_units, np.bincount(self.node_R, minlength=num_nodes))
+            if self._units > 1:
+                quota = np.full(num_nodes, num_units // num_nodes)
+            else:
+                ranks = np.bincount(self.node_R, minlength=num_nodes)
+                quota = _quota(num_units, ranks, self.problem.slots_per_rank)
             order = np.argsort(-unit_load.sum(axis=1), kind="stable")
             node = kernels.spread(unit_load, order, quota)
         return np.repeat(node, num_experts // num_units)
 
 
-def least_copies(problem: Problem, value: Floats) -> Ints:
-    """Copies each expert must have: `survive` more than one, for the hottest experts first as far
-    as slots allow; on different GPUs, so that so many may be lost."""
-    least = np.ones(len(value), np.int64)
-    spare = problem.num_slots - len(value)
-    for expert in np.argsort(-value, kind="stable"):
-        if problem.survive > spare:
-            break
-        least[expert] += problem.survive
-        spare -= problem.survive
-    return least
-
-
-def _quota(num_units: int, ranks_of_node: Ints) -> Ints:
-    """Units of each node in proportion to its ranks, adding up exactly."""
-    quota: Ints = num_units * ranks_of_node // ranks_of_node.sum()
-    quota[np.flatnonzero(ranks_of_node)[: num_units - int(quota.sum())]] += 1
+def _quota(num_experts: int, ranks_of_node: Ints, slots_per_rank: int) -> Ints:
+    """Experts at home on each node: as many as a rank has slots, so that no expert need be twice
+    on one, and the rest in proportion to the ranks beyond the first."""
+    alive = np.flatnonzero(ranks_of_node)
+    quota = np.zeros(len(ranks_of_node), np.int64)
+    quota[alive] = slots_per_rank
+    rest, weight = num_experts - int(quota.sum()), ranks_of_node[alive] - 1
+    if rest > 0:
+        quota[alive] += rest * weight // weight.sum()
+        most = slots_per_rank * ranks_of_node
+        for node in alive:
+            if quota.sum() < num_experts and quota[node] < most[node]:
+                quota[node] += 1
     return quota
 
 

@@ -10,13 +10,13 @@ import xxhash
 
 from .. import metrics
 from .._arrays import Bools, Floats, Ints
-from ..errors import InputError
+from ..errors import InfeasibleError, InputError
 from ..migration import migrate
 from ..placement import Placement, linear
 from ..plan import OPTIMAL_GAP, Plan, Status, gaps, placement_digest
 from ..problem import Problem
 from ..traffic import off_home_share
-from . import bounds, hierarchical, local_search
+from . import bounds, hierarchical, local_search, moves
 from .local_search import Settings
 from .repair import repair as remove_duplicates
 
@@ -66,8 +66,12 @@ def solve(
         problem = replace(problem, node_rule="free")
     lower_bound = bounds.lower_bounds(problem)
     stopped = np.zeros(problem.num_layers, bool)
+    frontier: list[dict[str, Any]] = []
     if strategy == "auto":
-        placed = local_search.place(problem, lower_bound, settings, stop, progress)
+        if problem.current is None:
+            placed = local_search.place(problem, lower_bound, settings, stop, progress)
+        else:
+            placed, frontier = _replan(problem, lower_bound, settings, stop, progress)
         stopped = placed.stopped
         placement = _placement(problem, placed.slots, placed.home if problem.binds_nodes else None)
     elif strategy == "deepseek":
@@ -95,6 +99,7 @@ def solve(
         status=_statuses(balance.peak_load, lower_bound, stopped),
         mean_load=_six_digits(metrics.over_windows(problem.loads, problem.window_weight)),
         summary=_summary(problem, placement, balance, lower_bound),
+        frontier=frontier,
         options=_options(problem, strategy, settings, repair),
         provenance={
             "eplb_version": version("eplb"),
@@ -104,6 +109,55 @@ def solve(
             "placement_digest": placement_digest(placement, problem.layer_ids),
         },
     )
+
+
+def _replan(
+    problem: Problem,
+    lower_bound: Floats,
+    settings: Settings,
+    stop: Callable[[], bool],
+    progress: Callable[[int, float], None],
+) -> tuple[local_search.Placed, list[dict[str, Any]]]:
+    """The placement within the budget or at the price of moves, and what other budgets would
+    give."""
+    planner = local_search.LayerPlanner(problem, lower_bound, settings)
+    found, stopped = moves.curves(planner, stop, progress)
+    least = sum(min(point.moves for point in points) for points in found)
+    if problem.max_moves is not None and problem.max_moves < least:
+        raise InfeasibleError(
+            f"a budget of {problem.max_moves} moves is too small: {least} copies must be sent for"
+            f" every GPU to hold what it must; --max-moves {least} is the least that can be met"
+        )
+    placements: dict[int | None, local_search.Placed] = {}
+
+    def taken(points: list[moves.Point]) -> local_search.Placed:
+        slots = [moves.in_live_slots(planner, i, point.slots) for i, point in enumerate(points)]
+        homes = [point.home for point in points]
+        return local_search.Placed(np.array(slots), np.array(homes), stopped)
+
+    total = problem.num_layers * problem.num_slots
+    frontier = []
+    for share in moves.FRONTIER:
+        budget = int(share * total)
+        if budget < least:
+            continue
+        points = moves.within(found, budget if share < 1 else None)
+        placed = placements[budget] = taken(points)
+        placement = _placement(problem, placed.slots, placed.home if problem.binds_nodes else None)
+        speed = problem.topology.rank_speed
+        balance = metrics.measure(problem.loads, placement, problem.window_weight, speed)
+        frontier.append(
+            {
+                "max_share": share,
+                "moves": sum(point.moves for point in points),
+                "mean_balancedness": balance.mean_balancedness,
+            }
+        )
+    if problem.max_moves is not None:
+        return taken(moves.within(found, problem.max_moves)), frontier
+    if problem.move_price > 0:
+        return taken(moves.at_price(found, problem.move_price)), frontier
+    return placements[total], frontier
 
 
 def _check_plain(problem: Problem, strategy: Strategy) -> None:
@@ -173,17 +227,17 @@ def _summary(
     balance: metrics.Balance,
     lower_bound: Floats,
 ) -> Mapping[str, Any]:
-    moves = 0 if problem.current is None else migrate(problem.current, placement).num_moves
+    num_moves = 0 if problem.current is None else migrate(problem.current, placement).num_moves
     summary = {
         "mean_balancedness": balance.mean_balancedness,
         "worst_balancedness": balance.worst_balancedness,
         "p95_balancedness": balance.p95_balancedness,
         "efficiency": balance.efficiency,
         "max_gap": float(gaps(balance.peak_load, lower_bound).max()),
-        "moves": moves,
+        "moves": num_moves,
     }
     if problem.expert_bytes is not None:
-        summary["moved_bytes"] = moves * problem.expert_bytes
+        summary["moved_bytes"] = num_moves * problem.expert_bytes
     if problem.node_rule == "home" and problem.binds_nodes:
         summary["off_home_share"] = off_home_share(problem.loads, placement, problem.window_weight)
     return summary

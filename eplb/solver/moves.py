@@ -1,0 +1,218 @@
+"""Re-planning from a live placement: what balance each number of moves can buy.
+
+Every layer gets a set of points (moves, peak): the live placement, searches from the best known
+point at a ladder of prices per received copy, and a fresh plan whose ranks are renumbered so that
+least is moved. A budget is pooled over layers: lower hulls, steepest steps first, and what is left
+goes to any point that still fits.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .._arrays import Bools, Floats, Ints
+from .layer_kernels import FREE
+from .local_search import LayerPlan, LayerPlanner, for_each_layer
+from .search_kernels import search
+
+# Prices of one received copy, as shares of the mean rank load, at which a layer is searched.
+_PRICES = np.geomspace(1e-4, 1e-1, 13)
+# Shares of all slots that the frontier is drawn at; the last is no limit.
+FRONTIER = (0.0, 0.01, 0.02, 0.05, 0.10, 0.20, 1.0)
+
+
+class Point(NamedTuple):
+    """A placement of a layer: the copies its ranks must receive, and its peak load over the mean
+    rank load in the windows planned for."""
+
+    moves: int
+    peak: float
+    slots: Ints
+    home: Ints
+
+
+def curves(
+    planner: LayerPlanner,
+    stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int, float], None] = lambda layer, peak: None,
+) -> tuple[list[list[Point]], Bools]:
+    """The points of every layer, and which layers were cut short, (L,)."""
+    num_layers = planner.problem.num_layers
+    found: list[list[Point]] = [[] for _ in range(num_layers)]
+    stopped = np.zeros(num_layers, bool)
+
+    def draw(layer: int) -> None:
+        stopped[layer] = stop()
+        found[layer] = _curve(planner, layer, bool(stopped[layer]))
+        progress(layer, planner.peak(layer, min(found[layer], key=lambda p: p.peak).slots))
+
+    for_each_layer(num_layers, draw)
+    return found, stopped
+
+
+def within(found: Sequence[Sequence[Point]], max_moves: int | None) -> list[Point]:
+    """Of each layer the point to take within a budget of moves over all layers; without one, that
+    of the lowest peak, and of equal peaks the one that moves least."""
+    if max_moves is None:
+        return [min(points, key=lambda p: (p.peak, p.moves)) for points in found]
+    hulls = [_hull(points) for points in found]
+    chosen = [hull[0] for hull in hulls]
+    left = max_moves - sum(point.moves for point in chosen)
+    steps = sorted(
+        ((b.peak - a.peak) / (b.moves - a.moves), layer, index)
+        for layer, hull in enumerate(hulls)
+        for index, (a, b) in enumerate(zip(hull, hull[1:], strict=False), start=1)
+    )
+    closed = set()
+    for _, layer, index in steps:
+        more = hulls[layer][index].moves - chosen[layer].moves
+        if layer in closed or more > left:
+            closed.add(layer)
+            continue
+        left -= more
+        chosen[layer] = hulls[layer][index]
+    while True:
+        fits = [
+            (point.peak - chosen[layer].peak, layer, point.moves, point)
+            for layer, points in enumerate(found)
+            for point in points
+            if point.moves - chosen[layer].moves <= left and point.peak < chosen[layer].peak
+        ]
+        if not fits:
+            return chosen
+        _, layer, _, point = min(fits, key=lambda fit: fit[:3])
+        left -= point.moves - chosen[layer].moves
+        chosen[layer] = point
+
+
+def at_price(found: Sequence[Sequence[Point]], price: float) -> list[Point]:
+    """Of each layer the point whose peak, with every move at `price`, is least."""
+    return [min(points, key=lambda p: (p.peak + price * p.moves, p.moves)) for points in found]
+
+
+def _hull(points: Sequence[Point]) -> list[Point]:
+    """The lower convex hull of the points, falling, from the one that moves least."""
+    hull: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.moves, p.peak)):
+        if hull and (point.peak >= hull[-1].peak or point.moves == hull[-1].moves):
+            continue
+        while len(hull) > 1 and _steeper(hull[-1], point, hull[-2], hull[-1]):
+            hull.pop()
+        hull.append(point)
+    return hull
+
+
+def _steeper(a: Point, b: Point, c: Point, d: Point) -> bool:
+    """Whether the step from a to b falls at least as steeply as that from c to d."""
+    return (b.peak - a.peak) * (d.moves - c.moves) <= (d.peak - c.peak) * (b.moves - a.moves)
+
+
+def _curve(planner: LayerPlanner, layer: int, hurry: bool) -> list[Point]:
+    problem, settings = planner.problem, planner.settings
+    load_EW, value = planner.loads(layer, settings.outlook)
+    mean = load_EW.sum() / len(planner.node_R)
+    live_RE = planner.live(layer)
+    home = planner.homes_of(layer, load_EW)
+    least_E = planner.least_copies(value, home)
+
+    def point(plan: LayerPlan) -> Point:
+        ranks = np.repeat(np.arange(len(planner.node_R)), problem.slots_per_rank)
+        moves = int((~live_RE[ranks, plan.slots]).sum())
+        state = planner.state(load_EW, plan.slots, plan.home, least_E)
+        peak = search(state, np.inf, np.empty((0, 17)))
+        return Point(moves, float(peak) / mean if mean > 0 else 1.0, plan.slots, plan.home)
+
+    points = []
+    near = _nearest(planner, load_EW, live_RE, home, least_E)
+    if near is not None:
+        points.append(point(near))
+    if hurry and points:
+        return points
+    fresh = planner.plan(layer, hurry)
+    points.append(point(fresh._replace(slots=_relabelled(planner, fresh.slots, live_RE))))
+    if hurry:
+        return points
+    rng = np.random.default_rng([settings.seed, layer])
+    for price in _PRICES[::-1]:
+        start = min(points, key=lambda p: p.peak + price * p.moves)
+        slots, home = start.slots.copy(), start.home.copy()
+        state = planner.state(load_EW, slots, home, least_E)
+        state = state._replace(move_price=price * mean, live_RE=live_RE)
+        search(state, 0.0, rng.random((planner.restarts(load_EW), 17)))
+        points.append(point(LayerPlan(slots, home, 0.0)))
+    return points
+
+
+def _nearest(
+    planner: LayerPlanner, load_EW: Floats, live_RE: Bools, home: Ints, least_E: Ints
+) -> LayerPlan | None:
+    """The live placement, changed only where it must be: where ranks are gone or new, where it
+    breaks a rule, or where an expert has too few copies. None where that does not work out."""
+    K = planner.problem.slots_per_rank
+    held = live_RE & planner.allowed(home)
+    count = held.sum(axis=0)
+    mean_E = load_EW.sum(axis=1)
+    # Ranks that hold more than fits now give up the copies that matter least.
+    for r in np.flatnonzero(held.sum(axis=1) > K):
+        for e in sorted(np.flatnonzero(held[r]), key=lambda e: mean_E[e] / count[e]):
+            if held[r].sum() > K and count[e] > 1:
+                held[r, e] = False
+                count[e] -= 1
+        for e in sorted(np.flatnonzero(held[r]), key=lambda e: mean_E[e]):
+            if held[r].sum() > K:
+                held[r, e] = False
+                count[e] -= 1
+    # Free slots first bring back what is missing, then share the hottest copies.
+    while (free := K - held.sum(axis=1)).sum():
+        missing = np.flatnonzero(count < least_E)
+        order = np.argsort(-mean_E[missing], kind="stable") if len(missing) else None
+        experts = missing[order] if order is not None else np.argsort(-mean_E / count, kind="stable")
+        placed = False
+        for e in experts:
+            ranks = np.flatnonzero((free > 0) & ~held[:, e] & planner.allowed(home)[:, e])
+            if len(ranks):
+                busy = (held[ranks] * (mean_E / np.maximum(count, 1))).sum(axis=1)
+                held[ranks[np.argmin(busy * planner.pace_R[ranks])], e] = True
+                count[e] += 1
+                placed = True
+                break
+        if not placed:
+            return None
+    slots = np.nonzero(held)[1].astype(np.int64)
+    if (count < least_E).any() or not planner.keeps_rule(slots, home):
+        return None
+    return LayerPlan(slots, home.copy(), 0.0)
+
+
+def _relabelled(planner: LayerPlanner, slots: Ints, live_RE: Bools) -> Ints:
+    """The same placement with ranks renumbered so that as few copies as possible are received:
+    an assignment inside each class of ranks that are alike."""
+    from scipy.optimize import linear_sum_assignment
+
+    by_rank = slots.reshape(len(planner.node_R), -1)
+    kept = np.array([live_RE[:, own].sum(axis=1) for own in by_rank])
+    out = by_rank.copy()
+    # With a node rule homes stay where they are, so ranks change places inside their node only.
+    node = planner.node_R if planner.rule != FREE else np.zeros_like(planner.node_R)
+    for alike in {(int(n), float(p)) for n, p in zip(node, planner.pace_R, strict=True)}:
+        own = np.flatnonzero((node == alike[0]) & (planner.pace_R == alike[1]))
+        new, old = linear_sum_assignment(-kept[np.ix_(own, own)])
+        out[own[old]] = by_rank[own[new]]
+    return out.ravel()
+
+
+def in_live_slots(planner: LayerPlanner, layer: int, slots: Ints) -> Ints:
+    """The slots of a layer in an order that leaves every expert that stays on its rank in the slot
+    it has there now; the others fill the slots between in ascending order."""
+    K = planner.problem.slots_per_rank
+    now = planner.live_slots(layer)
+    out = np.sort(slots.reshape(-1, K), axis=1)
+    if now is None:
+        return out.ravel()
+    for r, (before, after) in enumerate(zip(now.reshape(-1, K), out.copy(), strict=True)):
+        stays = np.isin(before, after)
+        row = np.where(stays, before, -1)
+        row[~stays] = np.setdiff1d(after, before[stays])
+        out[r] = row
+    return out.ravel()
