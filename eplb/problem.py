@@ -208,6 +208,8 @@ class Problem:
                 f"--max-off-home caps what --node-rule home allows; with {self.node_rule} it has"
                 " no meaning"
             )
+        if self.max_off_home is not None and self.current is not None:
+            raise InputError("--max-off-home cannot be combined with --current yet; leave one out")
         if self.max_moves is not None and self.max_moves < 0:
             raise InputError(f"--max-moves {self.max_moves}; 0 or more is expected")
         if not (np.isfinite(self.move_price) and self.move_price >= 0):

@@ -28,6 +28,7 @@ from . import hierarchical, kernels, nodes
 from .anneal_kernels import anneal
 from .layer_kernels import FREE, HOME, STRICT, Layer, layer_of
 from .outlook import WINDOWS, Outlook, windows_to_plan
+from .pooling import Point, within
 from .search_kernels import search
 
 RULES = {"free": FREE, "strict": STRICT, "home": HOME}
@@ -40,6 +41,11 @@ _NEAR_BOUND = 1e-4
 # Annealing under `home`: trials; heat as a share of the mean rank load; the balancedness above
 # which nothing is gained, with one window and with several; the price of load off home.
 _TRIALS, _HEAT, _GOOD_ONE, _GOOD_MANY, _OFF_PRICE = 100_000, 0.01, 0.99, 0.97, 0.2
+# With a cap on load off home: the balancednesses and prices tried; the first is `strict`.
+_LADDER = (
+    (0.99, 0.1), (0.99, 0.2), (0.98, 0.3), (0.97, 0.3), (0.96, 0.4), (0.94, 0.5), (0.9, 0.6),
+    (0.85, 0.7),
+)  # fmt: skip
 
 
 class Settings(NamedTuple):
@@ -83,14 +89,44 @@ def place(
     home = np.zeros((problem.num_layers, problem.num_experts), np.int64)
     stopped = np.zeros(problem.num_layers, bool)
 
+    capped = problem.max_off_home is not None and planner.rule == HOME
+    points: list[list[Point]] = [[] for _ in range(problem.num_layers)]
+
     def place_layer(layer: int) -> None:
         stopped[layer] = stop()
+        if capped and not stopped[layer]:
+            points[layer] = planner.trade_off(layer)
+            progress(layer, planner.peak(layer, points[layer][-1].slots))
+            return
         slots[layer], home[layer], peak = planner.plan(layer, hurry=bool(stopped[layer]))
         progress(layer, peak)
 
     for_each_layer(problem.num_layers, place_layer)
+    if capped:
+        _take_points(problem, planner, points, slots, home)
     in_order = np.sort(slots.reshape(problem.num_layers, -1, problem.slots_per_rank), axis=2)
     return Placed(in_order.reshape(slots.shape), home, stopped)
+
+
+def _take_points(
+    problem: Problem,
+    planner: "LayerPlanner",
+    points: list[list[Point]],
+    slots: Ints,
+    home: Ints,
+) -> None:
+    """Fill in the placements that keep the mean share of load off home under its cap. Layers that
+    were cut short have spent theirs."""
+    assert problem.max_off_home is not None
+    ready = [layer for layer in range(problem.num_layers) if points[layer]]
+    spent = sum(
+        planner.off_home(layer, slots[layer], home[layer])
+        for layer in range(problem.num_layers)
+        if not points[layer]
+    )
+    budget = problem.max_off_home * problem.num_layers - spent
+    for layer, point in zip(ready, within([points[i] for i in ready], budget), strict=True):
+        slots[layer], home[layer] = point.slots, point.home
 
 
 def for_each_layer(num_layers: int, action: Callable[[int], None]) -> None:
@@ -161,7 +197,41 @@ class LayerPlanner:
             fixed_homes=self._units > 1,
             pace_R=self.pace_R,
             least_E=least_E,
+            off_price=_OFF_PRICE if self.rule == HOME else 0.0,
         )
+
+    def trade_off(self, layer: int) -> list[Point]:
+        """Under `home`: points (share of the load served off home, peak), from none off home to
+        what balance alone would ask for."""
+        load_EW, value = self.loads(layer, self.settings.outlook)
+        home = self.homes_of(layer, load_EW)
+        least_E = self.least_copies(value, home)
+        start = self._first_slots(load_EW, value, home, least_E)
+        mean_W = load_EW.sum(axis=0) / len(self.node_R)
+        points = []
+        for good, price in ((None, 0.0), *_LADDER):
+            slots, own_home = start.copy(), home.copy()
+            state = self.state(load_EW, slots, own_home, least_E)
+            rng = np.random.default_rng([self.settings.seed, layer])
+            if good is None:
+                state = state._replace(rule=STRICT, off_price=0.0)
+                search(state, 0.0, rng.random((self.restarts(load_EW), 17)))
+            else:
+                state = state._replace(off_price=price)
+                trials = rng.random((int(_TRIALS * self.settings.effort), 4))
+                anneal(state, mean_W / good, _HEAT * mean_W.sum(), trials)
+                search(state, (mean_W / good).sum(), np.empty((0, 17)))
+            peak = float(state.rank_load_RW.max(axis=0).sum())
+            off = self.off_home(layer, slots, own_home)
+            points.append(Point(off, peak / max(float(mean_W.sum()), 1e-300), slots, own_home))
+        return points
+
+    def off_home(self, layer: int, slots: Ints, home: Ints) -> float:
+        """The share of a layer's recorded load that is served off its home node."""
+        mean_E = self.loads(layer, WINDOWS)[0].sum(axis=1)
+        away = np.repeat(self.node_R, self.problem.slots_per_rank) != home[slots]
+        count = np.bincount(slots, minlength=len(home))
+        return float((mean_E / count)[slots][away].sum() / max(float(mean_E.sum()), 1e-300))
 
     def restarts(self, load_EW: Floats) -> int:
         """How often a search of these windows is restarted."""
@@ -195,7 +265,8 @@ class LayerPlanner:
         else chosen by load."""
         current = self.problem.current
         if current is not None and self.rule != FREE and self._homes_fit(current.home_node[layer]):
-            return current.home_node[layer].astype(np.int64)
+            home: Ints = current.home_node[layer].astype(np.int64)
+            return home
         return self._homes(load_EW)
 
     def _homes_fit(self, home: Ints) -> bool:
@@ -272,16 +343,12 @@ class LayerPlanner:
         goal = np.inf if hurry else self._lower_bound[layer] * (1 + near)
         kicks = self.restarts(load_EW)
         state = self.state(load_EW, slots, home, least_E)
-        if self.rule == HOME and self._units > 1:
-            state = state._replace(off_price=_OFF_PRICE)
-            if not hurry:
-                mean_W = load_EW.sum(axis=0) / len(self.node_R)
-                goal_W = mean_W / (_GOOD_ONE if num_windows == 1 else _GOOD_MANY)
-                trials = rng.random((int(_TRIALS * self.settings.effort), 4))
-                anneal(state, goal_W, _HEAT * mean_W.sum(), trials)
-                goal, kicks = goal_W.sum(), 0
-        elif self.rule == HOME:
-            state = state._replace(off_price=_OFF_PRICE)
+        if self.rule == HOME and self._units > 1 and not hurry:
+            mean_W = load_EW.sum(axis=0) / len(self.node_R)
+            goal_W = mean_W / (_GOOD_ONE if num_windows == 1 else _GOOD_MANY)
+            trials = rng.random((int(_TRIALS * self.settings.effort), 4))
+            anneal(state, goal_W, _HEAT * mean_W.sum(), trials)
+            goal, kicks = goal_W.sum(), 0
         search(state, goal, rng.random((0 if hurry else kicks, 17)))
         return LayerPlan(slots, home, float(state.rank_load_RW.max(axis=0).sum()))
 

@@ -2,34 +2,23 @@
 
 Every layer gets a set of points (moves, peak): the live placement, searches from the best known
 point at a ladder of prices per received copy, and a fresh plan whose ranks are renumbered so that
-least is moved. A budget is pooled over layers: lower hulls, steepest steps first, and what is left
-goes to any point that still fits.
+least is moved. A budget is pooled over layers (`pooling`).
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 
 from .._arrays import Bools, Floats, Ints
 from .layer_kernels import FREE
 from .local_search import LayerPlan, LayerPlanner, for_each_layer
+from .pooling import Point
 from .search_kernels import search
 
 # Prices of one received copy, as shares of the mean rank load, at which a layer is searched.
 _PRICES = np.geomspace(1e-4, 1e-1, 13)
 # Shares of all slots that the frontier is drawn at; the last is no limit.
 FRONTIER = (0.0, 0.01, 0.02, 0.05, 0.10, 0.20, 1.0)
-
-
-class Point(NamedTuple):
-    """A placement of a layer: the copies its ranks must receive, and its peak load over the mean
-    rank load in the windows planned for."""
-
-    moves: int
-    peak: float
-    slots: Ints
-    home: Ints
 
 
 def curves(
@@ -51,63 +40,6 @@ def curves(
     return found, stopped
 
 
-def within(found: Sequence[Sequence[Point]], max_moves: int | None) -> list[Point]:
-    """Of each layer the point to take within a budget of moves over all layers; without one, that
-    of the lowest peak, and of equal peaks the one that moves least."""
-    if max_moves is None:
-        return [min(points, key=lambda p: (p.peak, p.moves)) for points in found]
-    hulls = [_hull(points) for points in found]
-    chosen = [hull[0] for hull in hulls]
-    left = max_moves - sum(point.moves for point in chosen)
-    steps = sorted(
-        ((b.peak - a.peak) / (b.moves - a.moves), layer, index)
-        for layer, hull in enumerate(hulls)
-        for index, (a, b) in enumerate(zip(hull, hull[1:], strict=False), start=1)
-    )
-    closed = set()
-    for _, layer, index in steps:
-        more = hulls[layer][index].moves - chosen[layer].moves
-        if layer in closed or more > left:
-            closed.add(layer)
-            continue
-        left -= more
-        chosen[layer] = hulls[layer][index]
-    while True:
-        fits = [
-            (point.peak - chosen[layer].peak, layer, point.moves, point)
-            for layer, points in enumerate(found)
-            for point in points
-            if point.moves - chosen[layer].moves <= left and point.peak < chosen[layer].peak
-        ]
-        if not fits:
-            return chosen
-        _, layer, _, point = min(fits, key=lambda fit: fit[:3])
-        left -= point.moves - chosen[layer].moves
-        chosen[layer] = point
-
-
-def at_price(found: Sequence[Sequence[Point]], price: float) -> list[Point]:
-    """Of each layer the point whose peak, with every move at `price`, is least."""
-    return [min(points, key=lambda p: (p.peak + price * p.moves, p.moves)) for points in found]
-
-
-def _hull(points: Sequence[Point]) -> list[Point]:
-    """The lower convex hull of the points, falling, from the one that moves least."""
-    hull: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.moves, p.peak)):
-        if hull and (point.peak >= hull[-1].peak or point.moves == hull[-1].moves):
-            continue
-        while len(hull) > 1 and _steeper(hull[-1], point, hull[-2], hull[-1]):
-            hull.pop()
-        hull.append(point)
-    return hull
-
-
-def _steeper(a: Point, b: Point, c: Point, d: Point) -> bool:
-    """Whether the step from a to b falls at least as steeply as that from c to d."""
-    return (b.peak - a.peak) * (d.moves - c.moves) <= (d.peak - c.peak) * (b.moves - a.moves)
-
-
 def _curve(planner: LayerPlanner, layer: int, hurry: bool) -> list[Point]:
     problem, settings = planner.problem, planner.settings
     load_EW, value = planner.loads(layer, settings.outlook)
@@ -120,8 +52,8 @@ def _curve(planner: LayerPlanner, layer: int, hurry: bool) -> list[Point]:
         ranks = np.repeat(np.arange(len(planner.node_R)), problem.slots_per_rank)
         moves = int((~live_RE[ranks, plan.slots]).sum())
         state = planner.state(load_EW, plan.slots, plan.home, least_E)
-        peak = search(state, np.inf, np.empty((0, 17)))
-        return Point(moves, float(peak) / mean if mean > 0 else 1.0, plan.slots, plan.home)
+        objective = float(search(state, np.inf, np.empty((0, 17))))
+        return Point(moves, objective / mean if mean > 0 else 1.0, plan.slots, plan.home)
 
     points = []
     near = _nearest(planner, load_EW, live_RE, home, least_E)
@@ -135,7 +67,7 @@ def _curve(planner: LayerPlanner, layer: int, hurry: bool) -> list[Point]:
         return points
     rng = np.random.default_rng([settings.seed, layer])
     for price in _PRICES[::-1]:
-        start = min(points, key=lambda p: p.peak + price * p.moves)
+        start = min(points, key=lambda p: p.peak + price * p.cost)
         slots, home = start.slots.copy(), start.home.copy()
         state = planner.state(load_EW, slots, home, least_E)
         state = state._replace(move_price=price * mean, live_RE=live_RE)
@@ -167,7 +99,9 @@ def _nearest(
     while (free := K - held.sum(axis=1)).sum():
         missing = np.flatnonzero(count < least_E)
         order = np.argsort(-mean_E[missing], kind="stable") if len(missing) else None
-        experts = missing[order] if order is not None else np.argsort(-mean_E / count, kind="stable")
+        experts = (
+            missing[order] if order is not None else np.argsort(-mean_E / count, kind="stable")
+        )
         placed = False
         for e in experts:
             ranks = np.flatnonzero((free > 0) & ~held[:, e] & planner.allowed(home)[:, e])

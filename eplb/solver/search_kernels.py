@@ -381,7 +381,10 @@ def _best_replacement(y: Layer, peaks: Peaks, source: Ints, goal: float) -> tupl
                 num = changes_of(y, b, f, changed, change)
                 if len(order_W) == 1:
                     after = _largest_of(y, 0, e, f, changed[:num], change)
-                    lowered = peaks.top_W[0, 0] - max(after, goal) - more
+                    lowered = peaks.top_W[0, 0] - max(after, goal)
+                    # Prices decide between changes that lower loads, never for one that does not:
+                    # a load that rises here would be lowered there again, for ever.
+                    lowered -= more if lowered > 0.0 else np.inf
                 else:
                     lowered = _lowered(
                         y, peaks, order_W, first_R, e, f, changed[:num], change, gain + more

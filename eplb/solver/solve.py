@@ -18,6 +18,7 @@ from ..problem import Problem
 from ..traffic import off_home_share
 from . import bounds, hierarchical, local_search, moves
 from .local_search import Settings
+from .pooling import Point, at_price, within
 from .repair import repair as remove_duplicates
 
 Strategy = Literal["auto", "deepseek", "linear"]
@@ -122,7 +123,7 @@ def _replan(
     give."""
     planner = local_search.LayerPlanner(problem, lower_bound, settings)
     found, stopped = moves.curves(planner, stop, progress)
-    least = sum(min(point.moves for point in points) for points in found)
+    least = int(sum(min(point.cost for point in points) for points in found))
     if problem.max_moves is not None and problem.max_moves < least:
         raise InfeasibleError(
             f"a budget of {problem.max_moves} moves is too small: {least} copies must be sent for"
@@ -130,7 +131,7 @@ def _replan(
         )
     placements: dict[int | None, local_search.Placed] = {}
 
-    def taken(points: list[moves.Point]) -> local_search.Placed:
+    def taken(points: list[Point]) -> local_search.Placed:
         slots = [moves.in_live_slots(planner, i, point.slots) for i, point in enumerate(points)]
         homes = [point.home for point in points]
         return local_search.Placed(np.array(slots), np.array(homes), stopped)
@@ -141,7 +142,7 @@ def _replan(
         budget = int(share * total)
         if budget < least:
             continue
-        points = moves.within(found, budget if share < 1 else None)
+        points = within(found, budget if share < 1 else None)
         placed = placements[budget] = taken(points)
         placement = _placement(problem, placed.slots, placed.home if problem.binds_nodes else None)
         speed = problem.topology.rank_speed
@@ -149,14 +150,14 @@ def _replan(
         frontier.append(
             {
                 "max_share": share,
-                "moves": sum(point.moves for point in points),
+                "moves": int(sum(point.cost for point in points)),
                 "mean_balancedness": balance.mean_balancedness,
             }
         )
     if problem.max_moves is not None:
-        return taken(moves.within(found, problem.max_moves)), frontier
+        return taken(within(found, problem.max_moves)), frontier
     if problem.move_price > 0:
-        return taken(moves.at_price(found, problem.move_price)), frontier
+        return taken(at_price(found, problem.move_price)), frontier
     return placements[total], frontier
 
 
