@@ -5,7 +5,7 @@ import platform
 import sys
 from importlib.metadata import version
 
-from . import first_plan
+from . import first_plan, planner
 
 BENCHMARKS = {
     "examples": first_plan.examples,
@@ -15,6 +15,13 @@ BENCHMARKS = {
     "startup": first_plan.startup,
     "compilation": first_plan.compilation,
     "reading": first_plan.reading,
+    "held-out": planner.held_out,
+    "walk-forward": planner.walk_forward,
+    "moving": planner.moving,
+    "node-rules": planner.node_rules,
+    "proof": planner.proof,
+    "speed": planner.speed,
+    "scale": planner.scale,
 }
 
 

@@ -9,9 +9,13 @@ from eplb.trace import LoadTrace, RouteTrace, add_scenario, join
 
 
 class Loaded(NamedTuple):
-    """One trace to plan from, and what is to be said of how it came about."""
+    """One trace to plan from, and what is to be said of how it came about.
+
+    `routes` are the token routes that its timeline was counted from, where one file alone is it.
+    """
 
     trace: LoadTrace
+    routes: RouteTrace | None
     names: tuple[str, ...]
     formats: tuple[str, ...]
     notes: tuple[str, ...]
@@ -29,10 +33,9 @@ def load(
 
     `windows` is of the timeline alone. Layers without load in any file are dropped.
     """
-    if list(traces).count("-") + [path for path, _ in scenarios].count("-") > 1:
-        raise InputError("standard input (-) can be read once only")
     cut = (window_tokens, window_steps)
     readings = [read_trace(path) for path in traces]
+    whole = readings[0].trace if len(readings) == 1 else None
     notes = [
         f"{path}: {note}" for path, r in zip(traces, readings, strict=True) for note in r.notes
     ]
@@ -49,6 +52,7 @@ def load(
         raise InputError("no layer carries any load, so there is nothing to plan")
     return Loaded(
         trace=timeline.layers(~dense),
+        routes=whole if isinstance(whole, RouteTrace) else None,
         names=(*traces, *(path for path, _ in scenarios)),
         formats=tuple(dict.fromkeys(reading.format for reading in readings)),
         notes=tuple(notes),

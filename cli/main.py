@@ -1,9 +1,11 @@
 """`eplb`: the commands and what their endings mean."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any, TextIO
 
 import click
 
@@ -33,8 +35,27 @@ Exit codes:
 """
 
 
-class _OutputUnread(Exception):
-    """The reader of our output has seen enough, as `head` does."""
+class _Stream(io.FileIO):
+    """A standard stream that complains of a failed write at most once and then drops the rest, so
+    that it cannot fail again when Python flushes at exit.
+
+    What is in `forgives` is no complaint at all: the command goes on to its own ending.
+    """
+
+    def __init__(self, number: int, forgives: type[OSError]) -> None:
+        super().__init__(number, "w", closefd=False)
+        self._forgives = forgives
+        self._lost = False
+
+    def write(self, data: Any) -> int | None:
+        if not self._lost:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self._lost = True
+                if not isinstance(error, self._forgives):
+                    raise
+        return len(data)
 
 
 class _Commands(click.Group):
@@ -48,13 +69,6 @@ class _Commands(click.Group):
             return None
         command: click.Command = import_module(f".commands.{name}", __package__).command
         return command
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            # click would end with 1 and no word; it is no error.
-            raise _OutputUnread from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -86,7 +100,22 @@ def cli() -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the code that its ending has."""
+    # A reader may stop reading, as `head` does; of remarks none is worth more than the work.
+    sys.stdout = _opened(sys.stdout, 1, forgives=BrokenPipeError)
+    sys.stderr = _opened(sys.stderr, 2, forgives=OSError)
     sys.exit(run(args))
+
+
+def _opened(stream: TextIO | None, number: int, forgives: type[OSError]) -> TextIO:
+    """A standard stream for commands to write to; nowhere when the caller closed it."""
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Stream(number, forgives)),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=number == 2 or stream.isatty(),
+    )
 
 
 def run(args: Sequence[str] | None = None) -> int:
@@ -108,10 +137,10 @@ def run(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         click.echo("eplb: interrupted", err=True)
         return INTERRUPTED
-    except (_OutputUnread, BrokenPipeError):
-        # Nothing more may be written there when Python flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as error:
+        where = error.filename or "standard output"
+        click.echo(f"eplb: error: {where}: {error.strerror or error}", err=True)
+        return 2
     except MemoryError:
         click.echo("eplb: error: out of memory; use fewer windows (--windows)", err=True)
         return 2

@@ -1,6 +1,7 @@
 """What the commands print: data on standard output, remarks and progress on standard error."""
 
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -61,9 +62,11 @@ def heat_map(values: Any, names: Sequence[str], mean: Any) -> None:
 
     More columns than fit are joined by their maximum, so that no busy rank is lost.
     """
+    from rich.console import Group
     from rich.text import Text
 
     out = console()
+    lines = []
     label = max(map(len, names)) + 1
     per_cell = -(-values.shape[1] // max(8, out.width - label - 16))
     for name, row, middle in zip(names, values, mean, strict=True):
@@ -72,7 +75,8 @@ def heat_map(values: Any, names: Sequence[str], mean: Any) -> None:
             ratio = float(row[start : start + per_cell].max() / middle) if middle > 0 else 0.0
             line.append(_shade(ratio), style=_colour(ratio))
         line.append(f" {float(row.max() / middle) if middle > 0 else 1.0:.3f}", style="dim")
-        out.print(line)
+        lines.append(line)
+    show(Group(*lines))
 
 
 def _shade(ratio: float) -> str:
@@ -93,18 +97,20 @@ class LayerProgress:
         self._ratios: list[float] = []
         self._shown = sys.stderr.isatty() and not quiet
         self._begin = time.monotonic()
+        self._lock = threading.Lock()
         self._bar: Progress | None = None
         self._task: Any = None
 
     def layer(self, row: int, peak: float) -> None:
-        """One more layer is done, with this peak load."""
-        self._ratios.append(float(self._mean_load[row]) / peak if peak > 0 else 1.0)
-        if not self._shown:
-            return
-        if self._bar is None and time.monotonic() - self._begin > PATIENCE_SECONDS:
-            self._start()
-        if self._bar is not None:
-            self._bar.update(self._task, completed=len(self._ratios), best=self._best())
+        """One more layer is done, with this peak load; any thread may say so."""
+        with self._lock:
+            self._ratios.append(float(self._mean_load[row]) / peak if peak > 0 else 1.0)
+            if not self._shown:
+                return
+            if self._bar is None and time.monotonic() - self._begin > PATIENCE_SECONDS:
+                self._start()
+            if self._bar is not None:
+                self._bar.update(self._task, completed=len(self._ratios), best=self._best())
 
     def _start(self) -> None:
         from rich.console import Console
@@ -135,8 +141,9 @@ class LayerProgress:
 
     def close(self) -> None:
         """Take the bar away."""
-        if self._bar is not None:
-            self._bar.stop()
+        with self._lock:
+            if self._bar is not None:
+                self._bar.stop()
 
 
 @contextmanager

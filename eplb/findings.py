@@ -23,6 +23,8 @@ REGIME_SHIFT = 0.10
 _REGIME_NOISE = 3.0
 # EP105 tolerates rounding of averaged loads, not tokens lost on the way.
 _TOTALS_TOLERANCE = 1e-6
+# Fewer different loads than this can be multiples of a number, or the same again, by chance.
+_TELLING_LOADS = 8
 
 
 class Rule(NamedTuple):
@@ -97,8 +99,8 @@ RULES = {
     ),
     "EP110": Rule(
         "windows whose regimes differ",
-        "Traffic changes at one point of the trace by far more than chance: another workload,"
-        " prefill and decode mixed, or a new phase.",
+        "Traffic changes over the trace by far more than chance: another workload, prefill and"
+        " decode mixed, or a new phase.",
         "Plan from the regime you will serve with --windows, or give both as --scenario files with"
         " weights.",
     ),
@@ -127,7 +129,12 @@ class Finding(NamedTuple):
 
 def inspect(trace: LoadTrace, routes: RouteTrace | None = None) -> list[Finding]:
     """What is wrong or worth knowing about a trace, in the order of ids; with the token routes
-    that it was counted from, also about them."""
+    that it was counted from, also about them.
+
+    Of a trace with scenarios it is about the timeline alone: scenarios are meant to differ, and
+    their loads are scaled.
+    """
+    trace = trace.timeline()
     loads = trace.tokens.astype(np.float64)
     live = ~trace.dense_layers()
     found = list(_layers(trace, loads, live))
@@ -157,16 +164,18 @@ def _layers(trace: LoadTrace, loads: Floats, live: Bools) -> Iterator[Finding]:
 
 def _experts(trace: LoadTrace, loads: Floats, routed: bool) -> Iterator[Finding]:
     hit = loads.sum(axis=0) > 0
-    everywhere = hit.any(axis=0)
-    block = np.flatnonzero(everywhere)
+    first, *_, last = np.flatnonzero(hit.any(axis=0))[[0, -1]]
     num_experts = trace.num_experts
-    width = int(block[-1] - block[0] + 1)
-    is_block = len(block) == width and num_experts % width == 0 and block[0] % width == 0
-    if is_block and width < num_experts:
+    # The smallest block that a rank could hold; experts at its edges may have gone without load.
+    width = next(
+        w for w in range(1, num_experts + 1) if num_experts % w == 0 and first // w == last // w
+    )
+    if width < num_experts:
+        rank = int(first // width)
         yield Finding(
             "EP104",
-            f"all load is on experts {block[0]} to {block[-1]} of {num_experts}, in every layer:"
-            f" those of rank {block[0] // width} of {num_experts // width}",
+            f"all load is on experts {rank * width} to {(rank + 1) * width - 1} of {num_experts},"
+            f" in every layer: those of rank {rank} of {num_experts // width}",
         )
         return
     if not hit.all():
@@ -194,7 +203,7 @@ def _experts(trace: LoadTrace, loads: Floats, routed: bool) -> Iterator[Finding]
 def _totals(trace: LoadTrace, loads: Floats) -> Iterator[Finding]:
     totals = loads.sum(axis=2)
     low, high = totals.min(axis=1), totals.max(axis=1)
-    off = (high - low) > _TOTALS_TOLERANCE * high
+    off = (high - low) > _TOTALS_TOLERANCE * high + trace.num_experts * _rounding(loads)
     if off.any():
         window = int(np.argmax((high - low) / np.maximum(high, 1e-300)))
         ids = _live_ids(trace)
@@ -204,10 +213,39 @@ def _totals(trace: LoadTrace, loads: Floats) -> Iterator[Finding]:
             f" layer {ids[int(totals[window].argmin())]} has {low[window]:.6g} and layer"
             f" {ids[int(totals[window].argmax())]} {high[window]:.6g}",
         )
-    if trace.tokens.dtype.kind == "i":
-        factor = int(np.gcd.reduce(trace.tokens.ravel()))
-        if factor > 1:
+    # Equal loads are what every layer gives where each token goes to all experts.
+    varied = loads[:, _varied(loads)].ravel()
+    if len(varied) and _are_counts(loads):
+        factor = int(np.gcd.reduce(varied.astype(np.int64)))
+        if factor > 1 and _tell(varied):
             yield Finding("EP106", f"every load is a multiple of {factor}")
+
+
+def _rounding(loads: Floats) -> float:
+    """Half a unit of the last decimal that averages are written with; 0 for counts and for
+    averages that are written in full."""
+    if _are_counts(loads):
+        return 0.0
+    for digits in range(1, 6):
+        if (np.round(loads, digits) == loads).all():
+            return float(0.5 * 10.0**-digits)
+    return 0.0
+
+
+def _are_counts(loads: Floats) -> bool:
+    """Whether all are whole; they may be stored as floats."""
+    return bool((loads == np.floor(loads)).all())
+
+
+def _varied(loads: Floats) -> Bools:
+    """Which layers tell experts apart, of shape (L,)."""
+    varied: Bools = (loads != loads[:, :, :1]).any(axis=(0, 2))
+    return varied
+
+
+def _tell(loads: Floats) -> bool:
+    """Whether there are enough different loads for a pattern in them to mean something."""
+    return len(np.unique(loads[loads > 0])) >= _TELLING_LOADS
 
 
 def _windows(trace: LoadTrace, loads: Floats) -> Iterator[Finding]:
@@ -221,14 +259,14 @@ def _windows(trace: LoadTrace, loads: Floats) -> Iterator[Finding]:
     else:
         same = (loads == loads[:1]).all(axis=(1, 2))
         head = num_windows if same.all() else int(np.argmin(same))
-        if head > 1 and totals[0] > 0:
+        if head > 1 and _tell(loads[0, _varied(loads)]):
             yield Finding(
                 "EP107",
                 f"windows 0 to {head - 1} are identical"
                 + ("" if head == num_windows else f"; --windows {head}: leaves them out"),
             )
-        yield from _regimes(loads[totals > 0])
-    if trace.tokens.dtype.kind == "i":
+        yield from _regimes(loads)
+    if _are_counts(loads):
         # The error of an average expert in one window; fractions are averages of unknown counts.
         per_window = float(totals.mean()) / num_layers / num_experts
         per_trace = per_window * num_windows
@@ -243,11 +281,13 @@ def _windows(trace: LoadTrace, loads: Floats) -> Iterator[Finding]:
 
 def _regimes(loads: Floats) -> Iterator[Finding]:
     """The split in time whose sides differ most, in total variation of the experts' shares."""
+    window = np.flatnonzero(loads.any(axis=(1, 2)))  # idle windows are of no regime
+    loads = loads[window]
     if len(loads) < 4:
         return
     before = np.cumsum(loads, axis=0)
     best = (0.0, 0, 0.0)
-    for split in range(2, len(loads) - 1):
+    for split in range(1, len(loads)):
         left, right = before[split - 1], before[-1] - before[split - 1]
         n_left, n_right = (np.maximum(side.sum(axis=1), 1e-300) for side in (left, right))
         p_left, p_right = left / n_left[:, None], right / n_right[:, None]
@@ -263,8 +303,8 @@ def _regimes(loads: Floats) -> Iterator[Finding]:
     if split and shift > REGIME_SHIFT:
         yield Finding(
             "EP110",
-            f"windows 0:{split} and {split}:{len(loads)} differ by {shift:.1%} of all tokens"
-            f" (chance alone: {chance:.1%})",
+            f"windows {window[0]}:{window[split - 1] + 1} and {window[split]}:{window[-1] + 1}"
+            f" differ by {shift:.1%} of all tokens (chance alone: {chance:.1%})",
         )
 
 

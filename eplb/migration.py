@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._arrays import Bools, Ints, frozen
+from ._arrays import Ints, frozen
 from .errors import RefusedError
 from .placement import Placement
 
@@ -26,12 +26,16 @@ class Migration:
     copies_added, copies_dropped
         Integers of shape (A, 3) and (B, 3): layer row, expert, and by how many copies over all
         ranks the new placement holds more (fewer) of it.
+    changed
+        Integers of shape (C, 2): layer row and rank whose slots do not hold the same experts, each
+        as often, in whatever order.
     """
 
     received: Ints
     dropped: Ints
     copies_added: Ints
     copies_dropped: Ints
+    changed: Ints
 
     @property
     def num_moves(self) -> int:
@@ -60,18 +64,17 @@ def migrate(old: Placement, new: Placement) -> Migration:
     had, has = (_held(placement, num_ranks) for placement in (old, new))
     change = new.replica_count - old.replica_count
     return Migration(
-        received=frozen(np.argwhere(has & ~had), np.int64),
-        dropped=frozen(np.argwhere(had & ~has), np.int64),
+        received=frozen(np.argwhere((has > 0) & (had == 0)), np.int64),
+        dropped=frozen(np.argwhere((had > 0) & (has == 0)), np.int64),
         copies_added=_changed(np.maximum(change, 0)),
         copies_dropped=_changed(np.maximum(-change, 0)),
+        changed=frozen(np.argwhere((had != has).any(axis=2)), np.int64),
     )
 
 
-def _held(placement: Placement, num_ranks: int) -> Bools:
-    """Which rank holds which expert, of shape (L, num_ranks, E)."""
-    held = np.zeros((placement.num_layers, num_ranks, placement.num_logical_experts), bool)
-    held[:, : placement.num_ranks] = placement.rank_copies > 0
-    return held
+def _held(placement: Placement, num_ranks: int) -> Ints:
+    """Copies of each expert on each rank, of shape (L, num_ranks, E)."""
+    return np.pad(placement.rank_copies, ((0, 0), (0, num_ranks - placement.num_ranks), (0, 0)))
 
 
 def _changed(change: Ints) -> Ints:

@@ -181,7 +181,8 @@ class Problem:
     def obeyed_by(self, placement: Placement) -> Bools:
         """Of each layer, whether no rank holds an expert twice and the node rule is kept, (L,).
 
-        With groups to keep whole, all experts of a group must share a home.
+        With groups to keep whole, all experts of a group must share a home, and every node be home
+        to equally many groups.
         """
         legal: Bools = placement.rank_copies.max(axis=(1, 2)) <= 1
         if not self.binds_nodes:
@@ -196,6 +197,8 @@ class Problem:
         if self.groups_on_nodes > 1:
             home = placement.home_node.reshape(placement.num_layers, self.groups_on_nodes, -1)
             legal &= (home == home[:, :, :1]).all(axis=(1, 2))
+            per_node = (home[:, :, :1] == np.arange(num_nodes)).sum(axis=1)
+            legal &= (per_node == self.groups_on_nodes // num_nodes).all(axis=1)
         return legal
 
     def _check_limits(self) -> None:

@@ -7,12 +7,13 @@ multinomial draw from the mixture, so that sampling noise is as in recorded coun
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from ._arrays import Floats, Ints
 from .errors import InputError
-from .trace import LoadTrace, RouteTrace, check_groups, check_top_k
+from .trace import LARGEST_COUNT, LoadTrace, RouteTrace, check_groups, check_top_k
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ SHAPES = {
 }
 
 
+# Far beyond, preferences are no longer finite numbers; from about 100 on one expert takes all.
+_MOST_SKEW = 1_000_000
+# Ids of routes: 16 GiB at most.
+_MOST_IDS = 2**32
+
+
 @dataclass(frozen=True)
 class Traffic:
     """How loads are drawn.
@@ -86,8 +93,8 @@ class Traffic:
     def __post_init__(self) -> None:
         if min(self.num_windows, self.tokens, self.num_topics) < 1:
             raise InputError("windows, tokens and topics must be 1 or more")
-        if not (np.isfinite(self.skew) and self.skew >= 0):
-            raise InputError(f"a skew of {self.skew}; a number of 0 or more is expected")
+        if not 0 <= self.skew <= _MOST_SKEW:
+            raise InputError(f"a skew of {self.skew}; 0 to {_MOST_SKEW} is expected")
         if not 0 <= self.drift <= 1:
             raise InputError(f"a drift of {self.drift}; 0 to 1 is expected")
         if self.seed < 0:
@@ -95,9 +102,21 @@ class Traffic:
 
 
 def generate(shape: Shape, traffic: Traffic) -> LoadTrace:
-    """Loads of every window."""
+    """Loads of every window.
+
+    Raises
+    ------
+    InputError
+        When they add up to more than a sum can hold.
+    """
+    assignments = traffic.num_windows * traffic.tokens * shape.top_k
+    if assignments > LARGEST_COUNT:
+        raise InputError(
+            f"{traffic.num_windows} windows × {traffic.tokens} tokens × top-{shape.top_k} are more"
+            " than 2^53 assignments, which no sum holds exactly; fewer --tokens would do"
+        )
     rng = np.random.default_rng(traffic.seed)
-    preference = _preferences(shape, traffic, rng)
+    preference = _softmax(_preferences(shape, traffic, rng))
     shares = np.stack(list(_topic_shares(traffic, rng)))
     mixed = np.einsum("wt,tle->wle", shares, preference)
     tokens = rng.multinomial(traffic.tokens * shape.top_k, mixed)
@@ -112,11 +131,22 @@ def generate(shape: Shape, traffic: Traffic) -> LoadTrace:
 
 def generate_routes(shape: Shape, traffic: Traffic) -> RouteTrace:
     """The experts of every token: each token has one topic and takes the experts that score best
-    in it, among the groups that score best when routing is group-limited."""
-    rng = np.random.default_rng(traffic.seed)
-    score = np.log(_preferences(shape, traffic, rng))
-    dtype = np.uint8 if shape.num_experts <= 256 else np.uint16
+    in it, among the groups that score best when routing is group-limited.
+
+    Raises
+    ------
+    InputError
+        When they are more than memory holds.
+    """
     size = (traffic.num_windows * traffic.tokens, shape.num_layers, shape.top_k)
+    if prod(size) > _MOST_IDS:
+        raise InputError(
+            f"{size[0]} tokens × {size[1]} layers × top-{size[2]} are more than 2^32 ids;"
+            " fewer --tokens or --windows would do"
+        )
+    rng = np.random.default_rng(traffic.seed)
+    score = _preferences(shape, traffic, rng)
+    dtype = np.min_scalar_type(shape.num_experts - 1)
     experts = np.empty(size, dtype)
     for window, shares in enumerate(_topic_shares(traffic, rng)):
         topic = rng.choice(traffic.num_topics, size=traffic.tokens, p=shares)
@@ -140,11 +170,16 @@ def _layer_ids(shape: Shape) -> Ints:
 
 
 def _preferences(shape: Shape, traffic: Traffic, rng: np.random.Generator) -> Floats:
-    """Each topic's shares of the experts, of shape (topics, L, E)."""
+    """Each topic's preferences over the experts, logarithms of shape (topics, L, E)."""
     size = (traffic.num_topics, shape.num_layers, shape.num_experts)
-    weight = np.exp(traffic.skew * rng.standard_normal(size))
-    preference: Floats = weight / weight.sum(axis=2, keepdims=True)
+    preference: Floats = traffic.skew * rng.standard_normal(size)
     return preference
+
+
+def _softmax(score: Floats) -> Floats:
+    weight = np.exp(score - score.max(axis=-1, keepdims=True))
+    share: Floats = weight / weight.sum(axis=-1, keepdims=True)
+    return share
 
 
 def _topic_shares(traffic: Traffic, rng: np.random.Generator) -> Iterator[Floats]:
@@ -154,8 +189,7 @@ def _topic_shares(traffic: Traffic, rng: np.random.Generator) -> Iterator[Floats
     for window in range(traffic.num_windows):
         if window:
             walk = keep * walk + traffic.drift * rng.standard_normal(traffic.num_topics)
-        weight = np.exp(walk)
-        yield weight / weight.sum()
+        yield _softmax(walk)
 
 
 def _top_experts(score: Floats, shape: Shape) -> Ints:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import prod
 
 import numpy as np
 
@@ -11,6 +12,11 @@ from .errors import InputError
 
 # Above 2^53 a float64 no longer tells neighbouring integers apart, so sums would be wrong silently.
 LARGEST_COUNT = 2**53
+# No model has nearly as many experts; a number above is a mistake that would fill the memory.
+_MOST_EXPERTS = 1_000_000
+# Counts that routes may be cut into, windows × layers × experts: 16 GiB.
+_MOST_COUNTS = 2**31
+_METADATA = ("num_groups", "top_k", "window_steps", "phase", "model")
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +68,19 @@ class LoadTrace:
             )
         if tokens.dtype.kind not in "iuf":
             raise InputError(f"loads are of type {tokens.dtype}; numbers are expected")
+        if tokens.dtype.kind == "f":
+            tokens = frozen(tokens, np.float64)  # narrow floats cannot be compared with 2^53
         _check_loads(tokens)
         exact = np.int64 if tokens.dtype.kind in "iu" else np.float64
         num_windows, num_layers, num_experts = tokens.shape
         _set(self, "tokens", frozen(tokens, exact))
         layer_ids = np.arange(num_layers) if self.layer_ids is None else np.asarray(self.layer_ids)
         weight = np.ones(num_windows) if self.window_weight is None else self.window_weight
-        scenario = np.zeros(num_windows) if self.scenario is None else self.scenario
+        scenario = np.zeros(num_windows, int) if self.scenario is None else self.scenario
+        if np.asarray(scenario).dtype.kind not in "iu":
+            raise InputError(
+                f"scenario is of type {np.asarray(scenario).dtype}; whole numbers are expected"
+            )
         _set(self, "layer_ids", checked_layer_ids(layer_ids, num_layers))
         _set(self, "window_weight", frozen(weight, np.float64))
         _set(self, "scenario", frozen(scenario, np.int64))
@@ -111,9 +123,16 @@ class LoadTrace:
             When the slice holds no window.
         """
         if not len(range(*keep.indices(self.num_windows))):
-            raise InputError(
-                f"no window in {keep.start}:{keep.stop}; the trace has {self.num_windows} windows"
-            )
+            first, end = ("" if edge is None else edge for edge in (keep.start, keep.stop))
+            raise InputError(f"no window in {first}:{end}; the trace has {self.num_windows} windows")
+        return self._only(keep)
+
+    def timeline(self) -> "LoadTrace":
+        """The windows of the lowest scenario, which are the timeline itself."""
+        own = self.scenario == self.scenario.min()
+        return self if own.all() else self._only(own)
+
+    def _only(self, keep: slice | Bools) -> "LoadTrace":
         return replace(
             self,
             tokens=self.tokens[keep],
@@ -178,6 +197,10 @@ class RouteTrace:
             )
         if experts.dtype.kind not in "iu":
             raise InputError(f"routes are of type {experts.dtype}; integers are expected")
+        if self.num_experts > _MOST_EXPERTS:
+            raise InputError(
+                f"num_experts is {self.num_experts}; {_MOST_EXPERTS} at most is expected"
+            )
         low, high = int(experts.min()), int(experts.max())
         if low < -1 or high >= self.num_experts:
             wrong = low if low < -1 else high
@@ -219,13 +242,14 @@ class RouteTrace:
     ) -> LoadTrace:
         """Count the routes by windows of so many tokens or engine steps.
 
-        A partial last window is dropped. With neither argument the trace's own `window_steps` or
+        A partial last window is dropped, and so are windows of steps without any token. With neither argument the trace's own `window_steps` or
         `window_tokens` decides, else every recorded step is a window, else the whole trace is one.
 
         Raises
         ------
         InputError
-            When the trace has no steps to cut by, or is shorter than one window.
+            When the trace has no steps to cut by, is shorter than one window, or would be cut into
+            more windows than fit into memory.
         """
         if window_tokens is not None and window_steps is not None:
             raise InputError("--window-tokens and --window-steps exclude each other")
@@ -263,8 +287,10 @@ class RouteTrace:
             assert self.step is not None
             index = self.step - self.step[0]
             have, unit = int(index[-1]) + 1, "steps"
-            firsts = np.arange(0, have + 1, size)
-            edges = np.searchsorted(index, firsts).tolist()
+            end = int(np.searchsorted(index, have // size * size))
+            # Only windows that hold tokens: steps may be numbered with gaps, or be times.
+            starts = np.flatnonzero(np.diff(index[:end] // size, prepend=-1))
+            edges = [*starts.tolist(), end]
         if len(edges) < 2:
             raise InputError(
                 f"a window of {size} {unit} is longer than the trace, which has {have}"
@@ -273,7 +299,13 @@ class RouteTrace:
 
     def _count(self, edges: Sequence[int]) -> Ints:
         num_layers = self.experts.shape[1]
-        tokens = np.zeros((len(edges) - 1, num_layers, self.num_experts), np.int64)
+        shape = (len(edges) - 1, num_layers, self.num_experts)
+        if prod(shape) > _MOST_COUNTS:
+            raise InputError(
+                f"{shape[0]} windows × {shape[1]} layers × {shape[2]} experts are too many counts;"
+                " --window-tokens or --window-steps with a larger number makes fewer windows"
+            )
+        tokens = np.zeros(shape, np.int64)
         for window, (first, end) in enumerate(pairwise(edges)):
             for layer in range(num_layers):
                 ids = self.experts[first:end, layer].ravel().astype(np.int64)
@@ -282,16 +314,19 @@ class RouteTrace:
 
 
 def join(traces: Sequence[LoadTrace]) -> LoadTrace:
-    """One timeline of several traces in the order given.
+    """One timeline of several traces in the order given; what the first does not say of the model
+    is taken from those that do.
 
     Raises
     ------
     InputError
-        When they are of different layers or numbers of experts.
+        When they are of different models, layers or numbers of experts.
     """
     first = traces[0]
     for number, other in enumerate(traces[1:], start=2):
         _check_same_model(first, other, f"trace {number}")
+        unsaid = [key for key in _METADATA if getattr(first, key) is None]
+        first = replace(first, **{key: getattr(other, key) for key in unsaid})
     return replace(
         first,
         tokens=np.concatenate([trace.tokens for trace in traces]),
@@ -315,19 +350,51 @@ def add_scenario(timeline: LoadTrace, other: LoadTrace, weight: float) -> LoadTr
     _check_same_model(timeline, other, f"scenario {number}")
     if not (np.isfinite(weight) and weight > 0):
         raise InputError(f"scenario {number} has weight {weight}; a number above 0 is expected")
-    own = timeline.scenario == 0
+    own = timeline.timeline()
     total = other.tokens.sum() / other.num_windows
     if total == 0:
         raise InputError(f"scenario {number} carries no load")
-    scale = timeline.tokens[own].sum() / own.sum() / total
-    share = weight * timeline.window_weight[own].sum() / other.window_weight.sum()
+    scale = own.tokens.sum() / own.num_windows / total
+    share = weight * own.window_weight.sum() / other.window_weight.sum()
     scaled = replace(
         other,
         tokens=other.tokens * scale,
         window_weight=other.window_weight * share,
         scenario=np.full(other.num_windows, number),
+        window_steps=None,
+        phase=None,
     )
     return join([timeline, scaled])
+
+
+def with_shared_experts(trace: LoadTrace, num_shared: int) -> LoadTrace:
+    """The trace with `num_shared` shared experts as routed ones, ids E to E + num_shared − 1, each
+    loaded by every token; routing groups no longer divide such experts and are left aside.
+
+    Raises
+    ------
+    InputError
+        When the trace does not say how many experts a token has: tokens cannot be told then.
+    """
+    if trace.top_k is None:
+        raise InputError(
+            "shared experts are loaded by every token, and the trace does not say how many experts"
+            " a token has: --top-k does"
+        )
+    every = trace.tokens.sum(axis=2, keepdims=True) / trace.top_k
+    shared = np.repeat(every, num_shared, axis=2)
+    return replace(
+        trace,
+        tokens=np.concatenate([trace.tokens, shared], axis=2),
+        top_k=trace.top_k + num_shared,
+        num_groups=None,
+    )
+
+
+def how_layers_differ(ours: Ints, theirs: Ints) -> str:
+    """In a few words, what two different lists of layer ids do not share."""
+    odd = sorted(set(ours.tolist()) ^ set(theirs.tolist()))
+    return f"in one only: {odd[:8]}" if odd else "the same in another order"
 
 
 def checked_layer_ids(layer_ids: Numbers, num_layers: int) -> Ints:
@@ -351,7 +418,7 @@ def check_groups(num_groups: int | None, num_experts: int) -> None:
         nearest = min(legal, key=lambda g: (abs(g - num_groups), g))
         raise InputError(
             f"{num_experts} experts do not divide into {num_groups} groups;"
-            f" --groups {nearest} would be the nearest that does"
+            f" --groups {nearest} (num_groups in a file) would be the nearest that does"
         )
 
 
@@ -390,12 +457,12 @@ def _check_same_model(first: LoadTrace, other: LoadTrace, name: str) -> None:
             " traces planned together must be of one model"
         )
     if not np.array_equal(other.layer_ids, first.layer_ids):
-        odd = sorted(set(other.layer_ids.tolist()) ^ set(first.layer_ids.tolist()))
         raise InputError(
-            f"{name} and the first do not cover the same layers in the same order"
-            f" (layers in one only: {odd[:8]}); traces planned together must be of one model"
+            f"{name} and the first do not cover the same layers"
+            f" ({how_layers_differ(first.layer_ids, other.layer_ids)});"
+            " traces planned together must be of one model"
         )
-    for key in ("num_groups", "top_k"):
+    for key in ("num_groups", "top_k", "model"):
         ours, theirs = getattr(first, key), getattr(other, key)
         if ours is not None and theirs is not None and ours != theirs:
             raise InputError(f"{name} has {key} {theirs} and the first {ours}")

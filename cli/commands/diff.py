@@ -41,17 +41,17 @@ def command(
     from eplb.errors import RefusedError
     from eplb.formats.plans import read_plan
     from eplb.migration import migrate
+    from eplb.trace import how_layers_differ
 
     old, new = read_plan(old_file), read_plan(new_file)
     if old.layer_ids.tolist() != new.layer_ids.tolist():
-        odd = sorted(set(old.layer_ids.tolist()) ^ set(new.layer_ids.tolist()))
         raise RefusedError(
-            f"{old_file} and {new_file} do not cover the same layers (in one only: {odd[:8]});"
+            f"{old_file} and {new_file} do not cover the same layers"
+            f" ({how_layers_differ(old.layer_ids, new.layer_ids)});"
             " they are plans for different models"
         )
     change = migrate(old.placement, new.placement)
     layers = _by_layer(old, change)
-    differs = bool(len(change.received) or len(change.dropped) or _copies(change.copies_added))
     expert_bytes = expert_bytes or new.options.get("expert_bytes")
     summary = {
         "moves": change.num_moves,
@@ -62,13 +62,16 @@ def command(
     if expert_bytes is not None:
         summary["moved_bytes"] = change.num_moves * expert_bytes
     if as_json:
-        document = {"format": "eplb-diff", "version": 1, "summary": summary, "layers": layers}
+        document = {
+            "format": "eplb-diff", "version": 1, "summary": summary, "layers": layers,
+            "duplicates": {"PLAN_A": _duplicates(old), "PLAN_B": _duplicates(new)},
+        }  # fmt: skip
         click.echo(json.dumps(document))
     else:
         _print(old, new, summary, layers, verbose)
-    if differs:
-        terminal.remark("the plans differ", quiet=False)
-    return int(differs)
+    if layers:
+        terminal.remark("the plans differ", quiet)
+    return int(bool(layers))
 
 
 def _copies(changed: Any) -> int:
@@ -91,9 +94,18 @@ def _by_layer(plan: "Plan", change: Any) -> list[dict[str, Any]]:
         of(row)["dropped"][str(expert)] = int(copies)
     for row, rank, expert in change.received:
         of(row)["received"].setdefault(str(rank), []).append(int(expert))
-    for row, _rank, _expert in change.dropped:
+    for row, _rank in change.changed:
         of(row)
     return [layers[row] for row in sorted(layers)]
+
+
+def _duplicates(plan: "Plan") -> list[dict[str, int]]:
+    """Same-GPU copies as JSON names them."""
+    return [
+        {"layer": int(plan.layer_ids[d.layer]), "gpu": d.rank, "expert": d.expert,
+         "copies": d.copies}
+        for d in plan.placement.duplicates()
+    ]  # fmt: skip
 
 
 def _print(

@@ -154,7 +154,10 @@ def _shape(options: dict[str, Any]) -> Any:
         if options[option] is not None
     }  # fmt: skip
     if name is not None:
-        return replace(SHAPES[name], **given)
+        of_model = SHAPES[name]
+        groups = given.get("num_groups", of_model.num_groups)
+        given.setdefault("groups_per_token", min(of_model.groups_per_token, groups))
+        return replace(of_model, **given)
     defaults = {"num_layers": 4, "num_experts": 64, "top_k": min(8, given.get("num_experts", 64))}
     shape = {**defaults, **given}
     shape.setdefault("groups_per_token", shape.get("num_groups", 1))

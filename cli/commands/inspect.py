@@ -63,7 +63,7 @@ def command(
         if as_json:
             reports.append({**facts, "findings": [_described(finding) for finding in found]})
         else:
-            _print(facts, reading, found, remedies=not quiet)
+            _print(facts, reading, found, remedies=not quiet, reasons=verbose)
     if as_json:
         click.echo(json.dumps({"format": "eplb-inspection", "version": 1, "traces": reports}))
     if strict and total:
@@ -102,7 +102,11 @@ def _described(finding: "Finding") -> dict[str, str]:
 
 
 def _print(
-    facts: dict[str, Any], reading: "Reading", found: "list[Finding]", remedies: bool
+    facts: dict[str, Any],
+    reading: "Reading",
+    found: "list[Finding]",
+    remedies: bool,
+    reasons: bool,
 ) -> None:
     from eplb.findings import RULES
 
@@ -125,6 +129,8 @@ def _print(
     rows += [("note", note) for note in reading.notes]
     for finding in found:
         rows.append((finding.id, f"{RULES[finding.id].title}: {finding.found}"))
+        if reasons:
+            rows.append(("", RULES[finding.id].why))
         if remedies:
             rows.append(("", RULES[finding.id].remedy))
     if not found:

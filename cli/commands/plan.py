@@ -15,23 +15,40 @@ from ..options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from eplb.plan import Plan
     from eplb.problem import Problem
+    from eplb.study.backtest import BackTest
 
     from ..loading import Loaded
-
-_HOTTEST = 5
 
 _EPILOG = """\b
 Balancedness is the mean over the largest rank load of a window and layer; 1 is perfect. The mean
 of it over windows and layers is printed; efficiency is Σ mean ÷ Σ largest, proportional to time.
+Held-out balancedness is of windows that were not planned for, by walking forward through the trace.
 
 \b
 Examples:
   eplb plan loads.json --gpus 32 --nodes 4 -o plan.json
   eplb plan mon.npz tue.npz --scenario decode.npz=0.5 --gpus 16 --redundant 16 -o plan.json
+  eplb plan new.npz --gpus 32 --current plan.json --max-moves 200 --frontier -o next.json
   eplb plan routes.npz --window-tokens 8192 --gpus 8 --json > plan.json
 """
+
+# Deployments that DeepSeek published; options that are given win over them.
+_PROFILES: dict[str, dict[str, Any]] = {
+    "deepseek-v3-prefill": {"nodes": 4, "gpus": 32, "redundant": "32", "groups": 8},
+    "deepseek-v3-decode": {
+        "nodes": 40, "gpus": 320, "redundant": "63", "shared_experts": 1, "node_rule": "free",
+    },
+    "deepseek-v3-decode-ep144": {
+        "nodes": 18, "gpus": 144, "redundant": "32", "node_rule": "free",
+    },
+}  # fmt: skip
+
+# What an effort multiplies restarts and trials by.
+_EFFORTS = {"fast": 0.1, "default": 1.0, "best": 10.0}
 
 
 @click.command("plan", epilog=_EPILOG)
@@ -42,6 +59,12 @@ Examples:
     type=Scenario(),
     multiple=True,
     help="A further trace to serve well; WEIGHT 1 counts as much as the timeline.",
+)
+@click.option(
+    "--profile",
+    type=click.Choice(list(_PROFILES)),
+    default=None,
+    help="Sizes of a published deployment; other options win over it.",
 )
 @click.option(
     "--gpus",
@@ -59,11 +82,17 @@ Examples:
 )
 @click.option(
     "--redundant",
-    type=click.IntRange(min=0),
     default=None,
-    metavar="K",
-    help="Redundant experts a layer.  [default: one per GPU or the least number above"
-    " that fills equal slots]",
+    metavar="K|auto",
+    help="Redundant experts a layer; auto: the knee of balance against slots."
+    "  [default: one per GPU or the least number above that fills equal slots]",
+)
+@click.option(
+    "--budget-gib",
+    type=click.FloatRange(min=0, min_open=True),
+    default=None,
+    metavar="GIB",
+    help="With --redundant auto: most memory for experts on a GPU.",
 )
 @click.option(
     "--groups",
@@ -79,16 +108,59 @@ Examples:
     metavar="K",
     help="Experts per token.  [default: from the trace]",
 )
+@click.option(
+    "--shared-experts",
+    type=click.IntRange(min=0),
+    default=None,
+    metavar="N",
+    help="Shared experts as routed ones with the last ids, loaded by every token.",
+)
 @expert_bytes_option
 @click.option(
     "--node-rule",
-    type=click.Choice(["strict", "free"]),
-    default="strict",
-    show_default=True,
-    help="strict: every copy of an expert on its home node; free: no rule.",
+    type=click.Choice(["strict", "home", "free"]),
+    default=None,
+    help="strict: every copy of an expert on its home node; home: one copy at least;"
+    " free: no rule.  [default: strict]",
 )
 @click.option(
-    "--current", default=None, metavar="PLAN", help="The plan that is live, to count what moves."
+    "--max-off-home",
+    type=click.FloatRange(0, 1),
+    default=None,
+    metavar="SHARE",
+    help="With home: most of the load that may be served off its home node.",
+)
+@click.option(
+    "--current",
+    default=None,
+    metavar="PLAN",
+    help="The plan that is live: ranks and slots are numbered so that least moves.",
+)
+@click.option(
+    "--max-moves",
+    type=click.IntRange(min=0),
+    default=None,
+    metavar="M",
+    help="Expert copies that may be sent, over all layers.",
+)
+@click.option(
+    "--max-bytes",
+    type=click.IntRange(min=0),
+    default=None,
+    metavar="B",
+    help="The same in bytes; needs --expert-bytes.",
+)
+@click.option(
+    "--move-price",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="P",
+    help="What one move must save, as a share of its layer's mean GPU load.",
+)
+@click.option(
+    "--frontier",
+    is_flag=True,
+    help="With --current: print balance against moves, 0 % to 20 % of slots and all.",
 )
 @click.option(
     "--strategy",
@@ -99,6 +171,41 @@ Examples:
     " linear: slot p holds expert p mod E.",
 )
 @click.option("--repair", is_flag=True, help="Remove same-GPU copies from what deepseek placed.")
+@click.option(
+    "--exclude-gpu",
+    "exclude_gpus",
+    type=int,
+    multiple=True,
+    metavar="ID",
+    help="A GPU out of service; it keeps its number and holds nothing.",
+)
+@click.option(
+    "--gpu-speed",
+    default=None,
+    metavar="FILE",
+    help="Relative speeds of the GPUs: a JSON or YAML list of numbers above 0.",
+)
+@click.option(
+    "--survive",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Copies on N more GPUs for each expert, hottest first as far as slots allow.",
+)
+@click.option(
+    "--effort",
+    type=click.Choice(list(_EFFORTS)),
+    default="default",
+    show_default=True,
+    help="How hard to search; fast makes no back-test.",
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0),
+    default=None,
+    metavar="S",
+    help="Seconds after which layers not yet begun are packed without a search.",
+)
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
@@ -114,20 +221,20 @@ def command(**options: Any) -> int:  # fmt: skip
     TRACE is recorded load: JSON or NPZ as `eplb formats` lists them, - for standard input. Several
     files are one timeline in the order given.
     """
-    from eplb.errors import InputError
     from eplb.formats import files
     from eplb.formats.plans import plan_bytes, read_plan
-    from eplb.problem import Problem
-    from eplb.topology import Topology
 
     from ..loading import load
+    from ..plan_summary import summarise
 
     quiet, begin = options["quiet"], time.monotonic()
-    if options["repair"] and options["strategy"] != "deepseek":
-        raise InputError("--repair mends what --strategy deepseek placed; no other needs it")
+    given = {key for key, value in options.items() if value not in (None, ())}
+    for key, value in _PROFILES.get(options["profile"] or "", {}).items():
+        if key not in given:
+            options[key] = value
+    _check_options(options)
     if options["output"] is not None:
         files.check_output(options["output"], options["force"])
-    topology = Topology(options["gpus"] or 8, options["nodes"] or 1)
     current = None if options["current"] is None else read_plan(options["current"])
     loaded = load(
         options["traces"],
@@ -138,71 +245,160 @@ def command(**options: Any) -> int:  # fmt: skip
     )
     for note in loaded.notes:
         terminal.remark(note, quiet)
-    problem = Problem.from_trace(
-        loaded.trace,
-        topology,
-        options["redundant"],
-        num_groups=options["groups"],
-        node_rule=options["node_rule"],
-        current=None if current is None else _aligned(current, loaded.trace.layer_ids),
-        expert_bytes=options["expert_bytes"],
-    )
-    _warn(loaded, options["top_k"], quiet)
+    _warn(loaded, options)
+    problem = _problem(loaded, current, options)
+    deadline = None if options["time_limit"] is None else begin + options["time_limit"]
     with terminal.interruptible("placing the layers that are left without a search") as interrupt:
-        plan = _solve(problem, loaded, options, interrupt)
+        plan, tested = _solve(
+            problem, loaded, options,
+            lambda: interrupt() or (deadline is not None and time.monotonic() > deadline),
+        )  # fmt: skip
     data = plan_bytes(plan)
     if options["output"] is not None:
         files.write_bytes(options["output"], data, options["force"])
     if options["as_json"]:
         click.echo(data, nl=False)
     else:
-        _summarise(problem, plan, loaded, options, time.monotonic() - begin)
+        summarise(problem, plan, loaded, options, tested, time.monotonic() - begin)
     if interrupt.asked:
         terminal.remark("interrupted; layers that were not searched are marked stopped")
         return 130
+    if plan.status is not None and "stopped" in plan.status:
+        terminal.remark("--time-limit came first; layers that were not searched are marked stopped")
     return 0
 
 
+def _check_options(options: dict[str, Any]) -> None:
+    """Combinations that have no meaning; what a problem can judge it judges itself."""
+    from pathlib import Path
+
+    from eplb.errors import InputError
+
+    if options["repair"] and options["strategy"] != "deepseek":
+        raise InputError("--repair mends what --strategy deepseek placed; no other needs it")
+    if options["max_bytes"] is not None and options["expert_bytes"] is None:
+        raise InputError("--max-bytes needs --expert-bytes, the bytes of one expert in one layer")
+    if options["max_bytes"] is not None and options["max_moves"] is not None:
+        raise InputError("--max-bytes and --max-moves exclude each other")
+    if options["frontier"] and options["current"] is None:
+        raise InputError("--frontier draws balance against moves from a live plan: --current PLAN")
+    if options["budget_gib"] is not None and options["redundant"] != "auto":
+        raise InputError("--budget-gib is for --redundant auto")
+    if options["budget_gib"] is not None and options["expert_bytes"] is None:
+        raise InputError("--budget-gib needs --expert-bytes, the bytes of one expert in one layer")
+    redundant = options["redundant"]
+    if redundant is not None and redundant != "auto" and not redundant.isdigit():
+        raise InputError(f"--redundant {redundant}; a whole number of 0 or more, or auto")
+    inputs = [*options["traces"], *(path for path, _ in options["scenarios"])]
+    output = options["output"]
+    if output and any(p != "-" and Path(p).resolve() == Path(output).resolve() for p in inputs):
+        raise InputError(f"-o {output} would overwrite a trace that is read; give another name")
+    if options["current"] == "-" and "-" in inputs:
+        raise InputError("standard input (-) can be read once only")
+
+
+def _problem(loaded: "Loaded", current: "Plan | None", options: dict[str, Any]) -> "Problem":
+    """What the options ask for, with --redundant auto resolved."""
+    from dataclasses import replace
+
+    from eplb.formats.speeds import read_speeds
+    from eplb.problem import Problem
+    from eplb.study.knee import find_knee
+    from eplb.topology import Topology
+    from eplb.trace import with_shared_experts
+
+    trace, auto = loaded.trace, options["strategy"] == "auto"
+    if options["top_k"] is not None:
+        trace = replace(trace, top_k=options["top_k"])
+    if options["shared_experts"]:
+        trace = with_shared_experts(trace, options["shared_experts"])
+    speed = None if options["gpu_speed"] is None else read_speeds(options["gpu_speed"])
+    topology = Topology(
+        options["gpus"] or 8, options["nodes"] or 1, speed, tuple(sorted(options["exclude_gpus"]))
+    )
+    max_moves = options["max_moves"]
+    if options["max_bytes"] is not None:
+        max_moves = options["max_bytes"] // options["expert_bytes"]
+    redundant = options["redundant"]
+    problem = Problem.from_trace(
+        trace,
+        topology,
+        None if redundant in (None, "auto") else int(redundant),
+        num_groups=options["groups"],
+        # The other strategies know no node rule, so none may forbid what they do.
+        node_rule=(options["node_rule"] or "strict") if auto else "free",
+        max_off_home=options["max_off_home"],
+        survive=options["survive"],
+        current=None if current is None else _aligned(current, trace.layer_ids),
+        max_moves=max_moves,
+        move_price=options["move_price"],
+        expert_bytes=options["expert_bytes"],
+    )
+    if redundant != "auto":
+        return problem
+    slots = None
+    if options["budget_gib"] is not None:
+        layer_bytes = problem.num_layers * options["expert_bytes"]
+        slots = int(options["budget_gib"] * 2**30 / layer_bytes)
+    knee = find_knee(problem, slots)
+    curve = ", ".join(f"{count}: {balance:.3f}" for count, balance in knee.curve)
+    terminal.remark(
+        f"--redundant auto takes {knee.num_redundant}, the knee of balance over redundant experts"
+        f" ({curve})",
+        options["quiet"],
+    )
+    slots = (problem.num_experts + knee.num_redundant) // topology.num_ranks
+    return replace(problem, slots_per_rank=slots)
+
+
 def _solve(
-    problem: "Problem", loaded: "Loaded", options: dict[str, Any], interrupt: terminal.Interrupt
-) -> "Plan":
+    problem: "Problem", loaded: "Loaded", options: dict[str, Any], stop: "Callable[[], bool]"
+) -> "tuple[Plan, BackTest | None]":
     from dataclasses import replace
 
     from eplb import metrics
     from eplb.solver.kernels import on_compile
     from eplb.solver.local_search import Settings
     from eplb.solver.solve import solve
+    from eplb.study.backtest import plan_ahead
 
+    quiet, strategy = options["quiet"], options["strategy"]
     total = metrics.over_windows(problem.loads, problem.window_weight).sum(axis=1)
-    progress = terminal.LayerProgress(total / problem.topology.num_ranks, options["quiet"])
+    progress = terminal.LayerProgress(total / problem.topology.num_live_ranks, quiet)
+    settings = Settings(effort=_EFFORTS[options["effort"]], seed=options["seed"])
+    tested = None
     try:
         with on_compile(lambda: terminal.remark(
-            "compiling the planner's kernels, once after installation (about 15 s)",
-            options["quiet"],
+            "compiling the planner's kernels, once after installation (about 20 s)", quiet
         )):  # fmt: skip
-            plan = solve(
-                problem,
-                options["strategy"],
-                settings=Settings(seed=options["seed"]),
-                repair=options["repair"],
-                stop=interrupt,
-                progress=progress.layer,
-            )
+            if strategy == "auto" and options["effort"] != "fast":
+                plan, tested = plan_ahead(problem, settings, stop, progress.layer)
+            else:
+                plan = solve(
+                    problem,
+                    strategy,
+                    settings=settings,
+                    repair=options["repair"],
+                    stop=stop,
+                    progress=progress.layer,
+                )
     finally:
         progress.close()
     trace = loaded.trace
     facts = {"model": trace.model, "phase": trace.phase, "top_k": options["top_k"] or trace.top_k}
-    cut = {
+    asked = {
         "windows": _slice(options["windows"]),
         "window_tokens": options["window_tokens"],
         "window_steps": options["window_steps"],
         "scenario_weights": [weight for _, weight in options["scenarios"]],
+        "shared_experts": options["shared_experts"] or 0,
     }
-    return replace(
+    plan = replace(
         plan,
-        options={**plan.options, **cut},
+        options={**plan.options, **asked},
         provenance={**plan.provenance, **{k: v for k, v in facts.items() if v is not None}},
     )
+    return plan, tested
 
 
 def _aligned(current: "Plan", layer_ids: Any) -> Any:
@@ -218,164 +414,23 @@ def _aligned(current: "Plan", layer_ids: Any) -> Any:
     return current.placement
 
 
-def _warn(loaded: "Loaded", top_k: int | None, quiet: bool) -> None:
-    """Say on standard error what makes the trace doubtful; what is normal is left to `inspect`."""
+def _warn(loaded: "Loaded", options: dict[str, Any]) -> None:
+    """Say on standard error what makes the trace doubtful; what is normal is left to `inspect`,
+    unless more is asked for."""
     from dataclasses import replace
 
     from eplb.findings import RULES, inspect
 
     trace = loaded.trace
-    if top_k is not None:
-        trace = replace(trace, top_k=top_k)
-    doubtful = [finding for finding in inspect(trace) if not RULES[finding.id].informs]
-    for finding in doubtful:
-        terminal.remark(f"{finding.id} {RULES[finding.id].title}: {finding.found}", quiet)
-    if doubtful:
-        terminal.remark(f"`eplb explain {doubtful[0].id}` says what it means", quiet)
-
-
-def _summarise(
-    problem: "Problem", plan: "Plan", loaded: "Loaded", options: dict[str, Any], seconds: float
-) -> None:
-    from eplb import metrics
-    from eplb.migration import migrate
-    from eplb.placement import linear
-
-    trace, placement = loaded.trace, plan.placement
-    topology = problem.topology
-    start = linear(problem.num_layers, problem.num_experts, problem.num_slots,
-                   topology.num_ranks, topology.num_nodes)  # fmt: skip
-    before = metrics.measure(problem.loads, problem.current or start, problem.window_weight)
-    after = metrics.measure(problem.loads, placement, problem.window_weight)
-    worst = int(after.layer_balancedness.argmin())
-    rows = [
-        ("read", f"{', '.join(loaded.names)} ({', '.join(loaded.formats)}): {_shape(trace)}"),
-    ]
-    if loaded.dropped_layers:
-        rows.append(("", f"dense layers dropped (no load): {_ids(loaded.dropped_layers)}"))
-    if assumed := _assumed(problem, options):
-        rows.append(("assumed", assumed))
-    rows.append((
-        "plan",
-        f"{problem.num_slots} slots on {topology.num_ranks} GPUs, {problem.slots_per_rank} each,"
-        f" {problem.num_redundant} redundant; {_rule(problem, options)}strategy"
-        f" {options['strategy']}, {seconds:.1f} s",
-    ))  # fmt: skip
-    rows += [("redundant" if i == 0 else "", text) for i, text in enumerate(_hottest(plan))]
-    was = "the current plan" if problem.current else "the engines' start"
-    rows += [
-        ("balance", f"{before.mean_balancedness:.3f} → {after.mean_balancedness:.3f} mean"
-                    f" balancedness, from {was}"),
-        ("", f"{before.layer_balancedness[worst]:.3f} → {after.layer_balancedness[worst]:.3f}"
-             f" in the worst layer, {plan.layer_ids[worst]}; efficiency {before.efficiency:.3f}"
-             f" → {after.efficiency:.3f}"),
-        ("bound", _bound(plan)),
-    ]  # fmt: skip
-    if problem.binds_nodes and options["strategy"] == "auto":
-        rows.append(("", _cost_of_rule(problem, plan)))
-    if twins := placement.duplicates():
-        mend = "" if options["repair"] else "; --repair removes them"
-        rows.append(("warning", terminal.duplicates(twins, plan.layer_ids) + mend))
-    moves = migrate(problem.current or start, placement).num_moves
-    weight = f", {terminal.size(moves * problem.expert_bytes)}" if problem.expert_bytes else ""
-    rows.append(("moves", f"{moves} of {placement.physical_to_logical.size} copies{weight},"
-                          f" from {was}"))  # fmt: skip
-    output = options["output"]
-    rows.append(("wrote", output) if output else ("note", "nothing was written; -o FILE writes it"))
-    rows.append(("next", f"eplb show {output}" if output else "add -o plan.json"))
-    terminal.facts(rows)
-
-
-def _shape(trace: Any) -> str:
-    tokens = trace.tokens.sum(axis=2).mean()
-    return (
-        f"{trace.num_windows} window{'s' if trace.num_windows > 1 else ''} ×"
-        f" {trace.num_layers} layers × {trace.num_experts} experts,"
-        f" {terminal.number(tokens)} assignments a window"
-    )
-
-
-def _assumed(problem: "Problem", options: dict[str, Any]) -> str:
-    parts = []
-    if options["gpus"] is None:
-        parts.append("8 GPUs")
-    if options["nodes"] is None:
-        parts.append("1 node")
-    if options["redundant"] is None:
-        parts.append(f"{problem.num_redundant} redundant experts")
-    if problem.topology.num_nodes > 1 and 1 < problem.num_groups != problem.groups_on_nodes:
-        parts.append(
-            f"no groups to keep whole ({problem.num_groups} do not divide over"
-            f" {problem.topology.num_nodes} nodes)"
-        )
-    return ", ".join(parts)
-
-
-def _rule(problem: "Problem", options: dict[str, Any]) -> str:
-    if problem.topology.num_nodes == 1:
-        return ""
-    if options["strategy"] != "auto":
-        return "no node rule; "
-    return f"node rule {problem.node_rule}; "
-
-
-def _hottest(plan: "Plan") -> list[str]:
-    """The experts with most copies, and among those the hottest first."""
-    import numpy as np
-
-    count, mean = plan.placement.replica_count, plan.mean_load
-    assert mean is not None
-    share = mean / np.maximum(mean.sum(axis=1, keepdims=True), 1e-300)
-    order = np.lexsort((-share.ravel(), -count.ravel()))[:_HOTTEST]
-    lines = []
-    for layer, expert in zip(*np.unravel_index(order, count.shape), strict=True):
-        if count[layer, expert] > 1:
-            lines.append(
-                f"layer {plan.layer_ids[layer]}, expert {expert}: {count[layer, expert]} copies for"
-                f" {share[layer, expert]:.1%} of its layer's load"
-            )
-    return lines
-
-
-def _bound(plan: "Plan") -> str:
-    gap, peak, bound = plan.gap, plan.peak_load, plan.lower_bound
-    assert gap is not None and peak is not None and bound is not None
-    assert plan.status is not None and plan.mean_load is not None
-    worst = int(gap.argmax())
-    proven = list(plan.status).count("optimal")
-    mean = float(plan.mean_load[worst].sum()) / plan.placement.num_ranks
-    return (
-        f"at most {gap.max():.2%} above the best possible (layer {plan.layer_ids[worst]}: busiest"
-        f" GPU {terminal.number(float(peak[worst]))}, bound {terminal.number(float(bound[worst]))},"
-        f" mean {terminal.number(mean)}); {proven} of {len(gap)} layers proven optimal"
-    )
-
-
-def _cost_of_rule(problem: "Problem", plan: "Plan") -> str:
-    """What `strict` holds balancedness to, beside what would be possible without it."""
-    from dataclasses import replace
-
-    import numpy as np
-
-    from eplb.solver.bounds import lower_bounds
-
-    assert plan.mean_load is not None and plan.lower_bound is not None
-    mean = plan.mean_load.sum(axis=1) / plan.placement.num_ranks
-    free = lower_bounds(replace(problem, node_rule="free"))
-    most, most_free = (float(np.mean(mean / np.maximum(b, 1e-300)))
-                       for b in (plan.lower_bound, free))  # fmt: skip
-    return (
-        f"--node-rule strict allows a mean balancedness of at most {min(most, 1):.3f}; free,"
-        f" copies crossing nodes, at most {min(most_free, 1):.3f}"
-    )
-
-
-def _ids(ids: tuple[int, ...]) -> str:
-    import numpy as np
-
-    from eplb.findings import listed
-
-    return listed(np.array(ids))
+    if options["top_k"] is not None:
+        trace = replace(trace, top_k=options["top_k"])
+    found = inspect(trace)
+    told = [f for f in found if options["verbose"] or not RULES[f.id].informs]
+    for finding in told:
+        text = f"{finding.id} {RULES[finding.id].title}: {finding.found}"
+        terminal.remark(text, options["quiet"])
+    if told:
+        terminal.remark(f"`eplb explain {told[0].id}` says what it means", options["quiet"])
 
 
 def _slice(windows: slice | None) -> str | None:

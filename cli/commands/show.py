@@ -9,6 +9,7 @@ from .. import terminal
 from ..options import output_options
 
 if TYPE_CHECKING:
+    from eplb.placement import Duplicate
     from eplb.plan import Plan
 
 # Layers of the heat map and the table that fit a screen; --verbose shows all.
@@ -48,7 +49,8 @@ def command(plan_file: str, layer: int | None, as_json: bool, quiet: bool, verbo
         terminal.remark(f"unknown key {key!r} was left aside", quiet)
     if "placement_digest" not in plan.provenance:
         terminal.remark("the plan carries no digest, so it was not checked for edits", quiet)
-    described = [_layer(plan, row) for row in rows]
+    twins = plan.placement.duplicates()
+    described = [_layer(plan, row, [twin for twin in twins if twin.layer == row]) for row in rows]
     if as_json:
         click.echo(json.dumps({
             "format": "eplb-description", "version": 1, "summary": dict(plan.summary),
@@ -58,10 +60,10 @@ def command(plan_file: str, layer: int | None, as_json: bool, quiet: bool, verbo
     if layer is not None:
         _print_layer(plan, rows[0], described[0])
     else:
-        _print_plan(plan, plan_file, described, verbose)
+        _print_plan(plan, plan_file, described, twins, verbose)
 
 
-def _layer(plan: "Plan", row: int) -> dict[str, Any]:
+def _layer(plan: "Plan", row: int, twins: "list[Duplicate]") -> dict[str, Any]:
     """Everything known of one layer."""
     placement, mean_load = plan.placement, plan.mean_load
     count = placement.replica_count[row]
@@ -74,8 +76,7 @@ def _layer(plan: "Plan", row: int) -> dict[str, Any]:
             if count[e] > 1
         ],
         "duplicates": [
-            {"gpu": d.rank, "expert": d.expert, "copies": d.copies}
-            for d in placement.duplicates() if d.layer == row
+            {"gpu": twin.rank, "expert": twin.expert, "copies": twin.copies} for twin in twins
         ],
     }  # fmt: skip
     gap = plan.gap
@@ -87,8 +88,9 @@ def _layer(plan: "Plan", row: int) -> dict[str, Any]:
         fact["status"] = plan.status[row]
     if mean_load is not None:
         total = float(mean_load[row].sum())
-        per_slot = total / placement.num_slots
-        fact["mean_gpu_load"] = total / placement.num_ranks
+        num_live = placement.num_ranks - len(set(placement.excluded_ranks))
+        per_slot = total / (num_live * placement.slots_per_rank)
+        fact["mean_gpu_load"] = total / num_live
         fact["gpu_loads"] = _gpu_loads(plan)[row].tolist()
         for copies in fact["redundant"]:
             load = float(mean_load[row][copies["expert"]])
@@ -106,7 +108,13 @@ def _gpu_loads(plan: "Plan") -> Any:
     return metrics.rank_loads(plan.mean_load[None], plan.placement)[0]
 
 
-def _print_plan(plan: "Plan", name: str, layers: list[dict[str, Any]], verbose: bool) -> None:
+def _print_plan(
+    plan: "Plan",
+    name: str,
+    layers: list[dict[str, Any]],
+    twins: "list[Duplicate]",
+    verbose: bool,
+) -> None:
     placement, summary = plan.placement, plan.summary
     nodes = f" on {placement.num_nodes} nodes" if placement.num_nodes > 1 else ""
     rows = [
@@ -114,6 +122,9 @@ def _print_plan(plan: "Plan", name: str, layers: list[dict[str, Any]], verbose: 
                  f" {placement.num_logical_experts} experts in {placement.num_slots} slots,"
                  f" {placement.slots_per_rank} on each of {placement.num_ranks} GPUs{nodes}"),
     ]  # fmt: skip
+    if placement.excluded_ranks:
+        out = ", ".join(map(str, sorted(set(placement.excluded_ranks))))
+        rows.append(("", f"out of service: GPU {out}"))
     if plan.options.get("strategy"):
         rule = plan.options.get("node_rule")
         rows.append(("", f"strategy {plan.options['strategy']}"
@@ -143,7 +154,7 @@ def _print_plan(plan: "Plan", name: str, layers: list[dict[str, Any]], verbose: 
         rows.append(("moves", f"{summary['moves']} copies"
                               + (f", {terminal.size(weight)}" if weight else "")
                               + ", from the plan that was current"))  # fmt: skip
-    if twins := placement.duplicates():
+    if twins:
         rows.append(("warning", terminal.duplicates(twins, plan.layer_ids)))
     terminal.facts(rows)
     _print_layers(plan, name, layers, verbose)
@@ -163,7 +174,7 @@ def _print_layers(plan: "Plan", name: str, layers: list[dict[str, Any]], verbose
         click.echo("\nmean load of each GPU")
         loads = _gpu_loads(plan)[list(order)]
         names = [f"layer {layers[row]['layer']}" for row in order]
-        terminal.heat_map(loads, names, loads.mean(axis=1))
+        terminal.heat_map(loads, names, [layers[row]["mean_gpu_load"] for row in order])
     first = layers[order[0]]["layer"]
     click.echo(f"\nnext: eplb show {name} --layer {first}")
 
@@ -210,7 +221,8 @@ def _print_layer(plan: "Plan", row: int, fact: dict[str, Any]) -> None:
         load = (
             f"{terminal.number(fact['gpu_loads'][number])} tokens: " if "gpu_loads" in fact else ""
         )
-        rows.append((f"GPU {number}", load + " ".join(map(str, own))))
+        held = load + " ".join(map(str, own))
+        rows.append((f"GPU {number}", held if own else "out of service"))
     terminal.facts(rows)
     for twin in fact["duplicates"]:
         terminal.remark(f"GPU {twin['gpu']} holds expert {twin['expert']} {twin['copies']} times")

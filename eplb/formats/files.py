@@ -35,7 +35,7 @@ def read_bytes(path: str) -> bytes:
         When it cannot be read.
     """
     try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        data = _read_stdin() if path == "-" else Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
     if data.startswith(GZIP_MAGIC):
@@ -44,6 +44,13 @@ def read_bytes(path: str) -> bytes:
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(f"{name_of(path)} is not a whole gzip file: {error}") from None
     return data
+
+
+def _read_stdin() -> bytes:
+    if sys.stdin is None or sys.stdin.closed:
+        raise InputError("standard input (-) is closed; it can be read once only")
+    with sys.stdin.buffer as stdin:  # closed behind us, so that nobody waits for a second input
+        return stdin.read()
 
 
 @contextlib.contextmanager
@@ -77,6 +84,10 @@ def parse_json(data: bytes, name: str) -> Any:
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
+        if data.lstrip()[:1] not in (b"{", b"["):
+            raise InputError(
+                f"{name} is neither JSON, gzip nor NPZ: it begins with {data[:8]!r}"
+            ) from None
         where = f"{name}, line {error.lineno}, column {error.colno}"
         # The parser points at the sign of a negative literal or just behind it.
         rest = error.doc[error.pos :] if isinstance(error.doc, str) else ""
@@ -102,7 +113,7 @@ def read_npz(data: bytes, name: str) -> dict[str, Numbers]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a broken archive makes numpy and zipfile raise anything
         reason = str(error).split("\n")[0]
         if "allow_pickle" in reason:
             reason = "it holds pickled Python objects, which are never loaded"
@@ -127,11 +138,16 @@ def check_output(path: str, force: bool) -> None:
     Raises
     ------
     InputError
-        When it exists and `force` is off, or its folder is missing or not writable.
+        When it exists and `force` is off, is no regular file, or its folder is missing or not
+        writable.
     """
     target = Path(path)
+    if path == "-":
+        raise InputError("- is standard output, no file; the name of a file is expected")
     if target.is_dir():
         raise InputError(f"{path} is a folder; the name of a file is expected")
+    if target.exists() and not target.is_file():
+        raise InputError(f"{path} is a device or pipe; the name of a file is expected")
     if target.exists() and not force:
         raise InputError(f"{path} exists; --force overwrites it")
     folder = target.parent

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..trace import LoadTrace, RouteTrace
 
 NAME = "eplb"
-DESCRIPTION = "eplb trace: JSON (.json, .json.gz) or NPZ with loads [W][L][E] or routes [T, L, k]"
+DESCRIPTION = "eplb trace: JSON (.json, .json.gz) or NPZ with loads [W][L][E]; NPZ with routes [T, L, k]"
 FORMAT, VERSION = "eplb-trace", 1
 
 _COMMON = ("layer_ids", "num_groups", "window_steps", "phase", "model")
@@ -127,6 +127,8 @@ def _stack(rows: list[tuple[str, Any]], width: int) -> Numbers:
                 f"{where} has {_length(row)} and {rows[0][0]} {width};"
                 " every layer must have the same experts"
             )
+        if isinstance(row[0], bool):  # array() takes booleans; looking at each would cost double
+            _check_numbers(row, where)
         try:
             # array() is several times faster than numpy here, and takes no text for a number.
             out[index] = np.frombuffer(array(code, row), code)
@@ -187,7 +189,9 @@ def _loads(content: Mapping[str, Any]) -> LoadTrace:
 
 
 def _routes(content: Mapping[str, Any], notes: list[str], num_experts: int | None) -> RouteTrace:
-    routes = np.asarray(content["routes"])
+    routes = content["routes"]
+    if not isinstance(routes, np.ndarray):
+        raise InputError("'routes' are read from NPZ files only")
     if routes.dtype.kind not in "iu" or routes.ndim != 3:
         raise InputError(
             f"'routes' has shape {routes.shape} and type {routes.dtype};"

@@ -89,6 +89,7 @@ def _plan(content: Any) -> Plan:
         raise InputError(
             f"the plan is version {content.get('version')!r}; this eplb reads version {VERSION}"
         )
+    content = {key: value for key, value in content.items() if value is not None}
     missing = [key for key in _REQUIRED if key not in content]
     if missing:
         raise InputError(f"the plan has no {', '.join(map(repr, missing))}")
@@ -99,9 +100,12 @@ def _plan(content: Any) -> Plan:
             f"physical_to_logical has {table.shape[1]} slots a layer;"
             f" {num_ranks} GPUs × {slots} slots = {num_ranks * slots} are expected"
         )
+    num_experts = _count(content, "num_experts")
+    if num_experts > table.shape[1]:
+        raise InputError(f"'num_experts' is {num_experts}, more than the {table.shape[1]} slots")
     placement = Placement(
         physical_to_logical=table,
-        num_logical_experts=_count(content, "num_experts"),
+        num_logical_experts=num_experts,
         num_ranks=num_ranks,
         num_nodes=_count(content, "num_nodes") if "num_nodes" in content else 1,
         home_node=_table(content, "home_node", integers=True) if "home_node" in content else None,
@@ -117,6 +121,10 @@ def _plan(content: Any) -> Plan:
     for key in _MAPPINGS:
         if not isinstance(content.get(key, {}), Mapping):
             raise InputError(f"{key!r} is no object")
+    for key, value in content.get("summary", {}).items():
+        _check_number(value, f"summary.{key}")
+    if (expert_bytes := content.get("options", {}).get("expert_bytes")) is not None:
+        _check_number(expert_bytes, "options.expert_bytes")
     status = content.get("status")
     if status is not None and not isinstance(status, list):
         raise InputError("'status' is no list")
@@ -143,6 +151,9 @@ def _frontier(value: Any) -> list[Mapping[str, Any]]:
         isinstance(point, Mapping) and keys <= set(point) for point in value
     ):
         raise InputError(f"'frontier' is not a list of objects with {', '.join(sorted(keys))}")
+    for point in value:
+        for key in sorted(keys):
+            _check_number(point[key], f"frontier.{key}")
     return value
 
 
@@ -160,6 +171,11 @@ def _count(content: Mapping[str, Any], key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InputError(f"{key!r} is {value!r}; a whole number of 1 or more is expected")
     return value
+
+
+def _check_number(value: Any, key: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{key!r} is {value!r}; a number is expected")
 
 
 def _row(content: Mapping[str, Any], key: str, integers: bool = False) -> Numbers:

@@ -35,7 +35,7 @@ RULES = {"free": FREE, "strict": STRICT, "home": HOME}
 
 # Restarts a layer: as many as this work allows, in slots × windows a restart, but at least and at
 # most so many. Small problems can be searched until nothing is left to find.
-_WORK, _FEWEST, _MOST = 60_000, 10, 5_000
+_WORK, _FEWEST, _MOST = 60_000, 3, 5_000
 # One window is searched until it is this close to its bound.
 _NEAR_BOUND = 1e-4
 # Annealing under `home`: trials; heat as a share of the mean rank load; the balancedness above

@@ -12,8 +12,10 @@ def repair(problem: Problem, placement: Placement, inside_nodes: bool) -> Placem
 
     Each surplus copy changes places with a slot of another rank, or becomes a copy of another
     expert where that is not possible or worse; of all such changes the one with the least peak
-    load. With `inside_nodes` nothing crosses nodes.
+    load. With `inside_nodes` nothing crosses nodes where that is possible at all.
     """
+    # A rank with more slots than its node has experts must hold experts of other nodes.
+    inside_nodes &= placement.slots_per_rank * placement.num_nodes <= placement.num_logical_experts
     share = problem.window_weight / problem.window_weight.sum()
     slots = placement.physical_to_logical.astype(np.int64)
     for layer in sorted({duplicate.layer for duplicate in placement.duplicates()}):
@@ -60,6 +62,7 @@ def _mend(
         trial = slots.copy()
         trial[slot] = new
         best, least = min((best, least), (trial, _peak(load_EW, trial, K)), key=lambda x: x[1])
+    assert best is not slots, "with fewer slots a rank than experts there always is another expert"
     return best
 
 

@@ -65,7 +65,7 @@ def search(y: Layer, goal: float, kicks: Floats) -> float:
         rebuild(y)
         if k > 0:
             kick(y, kicks[k - 1])
-        total = _descend(y, goal, k % _REPLACE_EVERY == 0)
+        total = _descend(y, goal, k % _REPLACE_EVERY == _REPLACE_EVERY - 1)
         now = total + charge(y)
         if now <= best:
             best = now

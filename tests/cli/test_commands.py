@@ -142,8 +142,9 @@ def test_the_node_rule_says_what_it_costs(tmp_path: Path) -> None:
     path.write_text(json.dumps([[100, 90, 80, 70, 1, 1, 1, 1]]))
     args = ("plan", path, "--gpus", 4, "--nodes", 2, "--redundant", 4, "--groups", 2)
     text = " ".join(eplb(*args).out.split())
-    assert "strict allows a mean balancedness of at most 0.506" in text
-    assert "free, copies crossing nodes, at most 1.000" in text
+    assert "strict allows an efficiency of at most 0.506" in text
+    assert "--node-rule home, redundant copies crossing nodes, would do better" in text
+    assert "free allows 1.000" in text
     assert "node rule free" in eplb(*args, "--node-rule", "free").out
 
 
