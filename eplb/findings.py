@@ -164,7 +164,7 @@ def _layers(trace: LoadTrace, loads: Floats, live: Bools) -> Iterator[Finding]:
 
 def _experts(trace: LoadTrace, loads: Floats, routed: bool) -> Iterator[Finding]:
     hit = loads.sum(axis=0) > 0
-    first, *_, last = np.flatnonzero(hit.any(axis=0))[[0, -1]]
+    first, last = np.flatnonzero(hit.any(axis=0))[[0, -1]]
     num_experts = trace.num_experts
     # The smallest block that a rank could hold; experts at its edges may have gone without load.
     width = next(

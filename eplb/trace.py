@@ -124,7 +124,9 @@ class LoadTrace:
         """
         if not len(range(*keep.indices(self.num_windows))):
             first, end = ("" if edge is None else edge for edge in (keep.start, keep.stop))
-            raise InputError(f"no window in {first}:{end}; the trace has {self.num_windows} windows")
+            raise InputError(
+                f"no window in {first}:{end}; the trace has {self.num_windows} windows"
+            )
         return self._only(keep)
 
     def timeline(self) -> "LoadTrace":
@@ -242,8 +244,9 @@ class RouteTrace:
     ) -> LoadTrace:
         """Count the routes by windows of so many tokens or engine steps.
 
-        A partial last window is dropped, and so are windows of steps without any token. With neither argument the trace's own `window_steps` or
-        `window_tokens` decides, else every recorded step is a window, else the whole trace is one.
+        A partial last window is dropped, and so are windows of steps without any token. With
+        neither argument the trace's own `window_steps` or `window_tokens` decides, else every
+        recorded step is a window, else the whole trace is one.
 
         Raises
         ------

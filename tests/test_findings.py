@@ -8,7 +8,7 @@ import pytest
 from eplb.errors import InputError
 from eplb.findings import RULES, inspect, listed, relative_error
 from eplb.synthetic import SHAPES, Shape, Traffic, generate, generate_routes
-from eplb.trace import LoadTrace, RouteTrace
+from eplb.trace import LoadTrace, RouteTrace, add_scenario
 
 SHAPE = Shape(3, 16, 4)
 SOUND = generate(SHAPE, Traffic(num_windows=8, tokens=20000, skew=0.5, drift=0.1, seed=1))
@@ -192,3 +192,69 @@ def test_senseless_traffic_is_refused(make: "object", message: str) -> None:
     """Shapes and rates are checked at birth."""
     with pytest.raises(InputError, match=message):
         make()  # type: ignore[operator]
+
+
+def test_scenarios_are_left_out() -> None:
+    """Other windows, scaled to fractions, change nothing that is said of the timeline."""
+    storm = generate(SHAPE, Traffic(4, 300, skew=2, seed=7))
+    for timeline in (SOUND, _with(SOUND.tokens * 3)):
+        assert _ids(add_scenario(timeline, storm, 1.0)) == _ids(timeline)
+
+
+def test_regimes_name_the_windows_of_the_trace() -> None:
+    """Idle windows are counted in their numbers, and a lone first window can differ."""
+    tokens = np.insert(_regimes().tokens, 2, 0, axis=0)
+    found = [f.found for f in inspect(_with(tokens)) if f.id == "EP110"]
+    assert found[0].startswith("windows 0:6 and 6:9 differ by")
+    other = generate(SHAPE, Traffic(1, 20000, skew=1, seed=9)).tokens
+    lone = _with(np.concatenate([other, SOUND.tokens]))
+    assert "windows 0:1 and 1:9 differ by" in str(inspect(lone))
+
+
+def test_rounded_averages_add_up_nearly() -> None:
+    """Two decimals cannot add up to the same total; a lost percent is no rounding."""
+    averages = np.round(SOUND.tokens / 1024, 2)
+    assert "EP105" not in _ids(LoadTrace(averages))
+    averages[0, 0] *= 0.99
+    assert "EP105" in _ids(LoadTrace(np.round(averages, 2)))
+
+
+def test_equal_loads_are_no_pattern() -> None:
+    """Where every token goes to all experts, or few loads differ, multiples and repeats tell
+    nothing."""
+    everyone = np.repeat(64 * np.arange(100, 120)[:, None], 8, axis=1)[:, None]
+    assert "EP106" not in _ids(LoadTrace(everyone, top_k=8))
+    assert "EP107" not in _ids(LoadTrace(np.repeat(everyone[:1], 3, axis=0), top_k=8))
+    few = LoadTrace(np.tile([[[20, 40, 60, 80]]], (2, 1, 1)))
+    assert not {"EP106", "EP107"} & set(_ids(few))
+
+
+def test_multiples_are_seen_in_whole_floats() -> None:
+    """Counts may be stored as floats."""
+    assert "EP106" in _ids(LoadTrace(SOUND.tokens * 3.0))
+
+
+def test_one_rank_may_have_idle_experts() -> None:
+    """The block is the smallest that a rank could hold."""
+    tokens = _one_rank().tokens.copy()
+    tokens[:, :, [4, 7]] = 0
+    tokens[:, :, 5:7] += 1
+    found = [f.found for f in inspect(LoadTrace(tokens)) if f.id == "EP104"]
+    assert "experts 4 to 7 of 16, in every layer: those of rank 1 of 4" in found[0]
+
+
+def test_extreme_traffic_is_drawn_or_refused() -> None:
+    """Any skew has finite shares; more than can be counted or held is told so."""
+    assert generate(SHAPE, Traffic(2, 100, skew=1000)).tokens.sum() == 2 * 3 * 400
+    assert generate_routes(SHAPE, Traffic(1, 50, skew=1000)).top_k == 4
+    with pytest.raises(InputError, match=r"more than 2\^53 assignments"):
+        generate(SHAPE, Traffic(1, 2**62))
+    with pytest.raises(InputError, match=r"more than 2\^32 ids"):
+        generate_routes(SHAPE, Traffic(1, 2**62))
+
+
+def test_routes_of_many_experts_keep_their_ids() -> None:
+    """Ids above 65535 do not wrap round."""
+    experts = generate_routes(Shape(1, 70000, 4), Traffic(1, 200, skew=0)).experts
+    assert experts.dtype == np.uint32
+    assert experts.max() > 65535

@@ -49,3 +49,13 @@ def test_other_models_are_refused() -> None:
     """Different layers or experts cannot be moved between."""
     with pytest.raises(RefusedError, match="4 logical experts and the other 6"):
         migrate(linear(1, 4, 6, 2), linear(1, 6, 6, 2))
+
+
+def test_copies_that_change_ranks_are_a_change() -> None:
+    """Neither what a rank has at all nor how many copies there are tells: how often it has them."""
+    old = Placement(np.array([[0, 0, 1, 0, 1, 1]]), 2, 2)
+    new = Placement(np.array([[0, 1, 1, 0, 0, 1]]), 2, 2)
+    change = migrate(old, new)
+    assert change.num_moves == len(change.dropped) == len(change.copies_added) == 0
+    assert change.changed.tolist() == [[0, 0], [0, 1]]
+    assert migrate(old, Placement(np.array([[1, 0, 0, 1, 0, 1]]), 2, 2)).changed.size == 0

@@ -175,3 +175,61 @@ def test_a_scenario_weighs_what_it_is_told_to() -> None:
         add_scenario(timeline, timeline, 0)
     with pytest.raises(InputError, match="carries no load"):
         add_scenario(timeline, LoadTrace(np.zeros((1, 1, 2))), 1)
+
+
+def test_narrow_floats_are_read() -> None:
+    """float16 holds no 2^53 to compare with, which is no reason to warn."""
+    assert LoadTrace(np.ones((1, 1, 2), np.float16)).tokens.dtype == np.float64
+
+
+@pytest.mark.parametrize("scenario", [[0.5], [np.nan]])
+def test_scenarios_are_whole_numbers(scenario: list[float]) -> None:
+    """Nothing is rounded silently."""
+    with pytest.raises(InputError, match="scenario is of type float64; whole numbers"):
+        LoadTrace(np.ones((1, 1, 2)), scenario=np.array(scenario))
+
+
+def test_a_timeline_may_number_its_scenarios_from_one() -> None:
+    """Its lowest scenario is what a further one is measured by, however many are added."""
+    timeline = LoadTrace(np.full((4, 1, 2), 10), scenario=np.array([1, 1, 1, 2]))
+    assert timeline.timeline().num_windows == 3
+    both = add_scenario(timeline, LoadTrace(np.array([[[2000, 0]]])), weight=1.0)
+    third = add_scenario(both, LoadTrace(np.ones((1, 1, 2))), weight=1.0)
+    assert third.scenario.tolist() == [1, 1, 1, 2, 3, 4]
+    assert third.window_weight.tolist() == [1, 1, 1, 1, 3, 3]
+    assert third.tokens[4:].tolist() == [[[20, 0]], [[10, 10]]]
+
+
+def test_gaps_in_steps_make_no_windows() -> None:
+    """Steps may be times: windows without a token are left out, and take no memory."""
+    routes = _routes(5, step=np.array([0, 0, 10**15, 10**15 + 1, 2 * 10**15]))
+    assert routes.windows().tokens.sum(axis=(1, 2)).tolist() == [12, 6, 6, 6]
+    assert routes.windows(window_steps=10).tokens.sum(axis=(1, 2)).tolist() == [12, 12]
+
+
+def test_senseless_sizes_are_refused_before_memory_is_taken() -> None:
+    """As many experts as no model has, and more counts than fit."""
+    with pytest.raises(InputError, match="num_experts is 999999999; 1000000 at most"):
+        RouteTrace(np.zeros((1, 1, 1), int), 999999999)
+    routes = RouteTrace(np.zeros((3000, 1, 1), int), 1000000, step=np.arange(3000))
+    with pytest.raises(InputError, match="too many counts; --window-tokens"):
+        routes.windows()
+
+
+def test_joining_takes_what_the_first_does_not_say() -> None:
+    """Metadata come from whichever file has them; models of two names do not join."""
+    bare = LoadTrace(np.ones((1, 1, 2)))
+    known = LoadTrace(np.ones((1, 1, 2)), num_groups=2, top_k=1, window_steps=5, model="a")
+    both = join([bare, known])
+    assert (both.num_groups, both.top_k, both.window_steps, both.model) == (2, 1, 5, "a")
+    with pytest.raises(InputError, match="trace 3 has model b and the first a"):
+        join([bare, known, LoadTrace(np.ones((1, 1, 2)), model="b")])
+    turned = [LoadTrace(np.ones((1, 2, 2)), layer_ids=np.array(ids)) for ids in ([0, 1], [1, 0])]
+    with pytest.raises(InputError, match="the same in another order"):
+        join(turned)
+
+
+def test_an_open_slice_is_named_as_it_was_given() -> None:
+    """Not with the word None."""
+    with pytest.raises(InputError, match="no window in 40:; the trace has 1"):
+        LoadTrace(np.ones((1, 1, 2))).windows(slice(40, None))

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..trace import LoadTrace, RouteTrace
 
 NAME = "eplb"
-DESCRIPTION = "eplb trace: JSON (.json, .json.gz) or NPZ with loads [W][L][E]; NPZ with routes [T, L, k]"
+DESCRIPTION = "eplb trace: JSON (.json, .json.gz) or NPZ: loads [W][L][E]; NPZ: routes [T, L, k]"
 FORMAT, VERSION = "eplb-trace", 1
 
 _COMMON = ("layer_ids", "num_groups", "window_steps", "phase", "model")

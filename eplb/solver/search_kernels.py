@@ -29,7 +29,7 @@ _EPS = 1e-12
 _NUM_SOURCES = 4
 # Replacements are tried by one restart in so many: looking for them costs ten times what looking
 # for swaps does, and restarts make random ones anyway.
-_REPLACE_EVERY = 8
+_REPLACE_EVERY = 4
 
 
 class Peaks(NamedTuple):

@@ -9,7 +9,10 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -19,6 +22,8 @@ from eplb.formats.plans import read_plan
 from eplb.formats.traces import read_trace, write_trace
 from eplb.synthetic import Shape, Traffic, generate
 from eplb.trace import LoadTrace
+from eplb_cli import terminal
+from eplb_cli.loading import load
 
 from ..helpers import EIGHT_EXPERTS, SAMPLES, eplb, random_loads, spawn
 
@@ -418,3 +423,137 @@ def test_colour_only_on_a_terminal(tmp_path: Path) -> None:
     assert escapes()
     assert not escapes(NO_COLOR="1")
     assert "\x1b" not in eplb("explain", "EP101").out
+
+
+def _shell(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """A command line of the shell, in which `eplb` is ours."""
+    ours = f'eplb() {{ "{sys.executable}" -c "from eplb_cli.main import main; main()" "$@"; }}\n'
+    return subprocess.run(
+        ["bash", "-c", ours + command], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("plan loads.json --gpus 4 -o p.json --force", 0),
+        ("inspect loads.json --strict", 1),
+        ("diff a.json b.json", 1),
+        ("--help", 0),
+        ("plan none.json", 2),
+    ],
+)
+def test_nobody_listening_changes_no_verdict(loads: Path, command: str, code: int) -> None:
+    """With both streams of a command in a pipe whose reader is gone."""
+    for name, strategy in (("a", "linear"), ("b", "auto")):
+        eplb(
+            "plan", loads, "--gpus", 4, "--strategy", strategy, "-o", loads.parent / f"{name}.json"
+        )
+    _shell(f"(sleep 0.2; eplb {command}; echo $? > code) 2>&1 | true", loads.parent)
+    while not (loads.parent / "code").exists() or not (loads.parent / "code").read_text():
+        time.sleep(0.05)
+    assert (loads.parent / "code").read_text() == f"{code}\n"
+    assert (loads.parent / "p.json").exists() == command.startswith("plan loads")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [
+        ("plan loads.json --gpus 4 -q >/dev/full", 2, "standard output: No space left on device"),
+        ("--help >/dev/full", 2, "standard output: No space left on device"),
+        ("plan none.json 2>/dev/full", 2, ""),
+        ("explain >&-", 0, ""),
+        ("plan none.json 2>&-", 2, ""),
+        ("inspect - <&-", 2, "standard input (-) is closed"),
+    ],
+)
+def test_full_and_closed_streams(loads: Path, command: str, code: int, message: str) -> None:
+    """One line where it can be said, the right code where not; never a traceback."""
+    done = _shell(f"eplb {command}", loads.parent)
+    assert (done.returncode, message in done.stderr) == (code, True), done.stderr
+    assert len(done.stderr.splitlines()) <= 1
+
+
+def test_progress_is_told_by_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One bar is started, however many threads find that there is none yet."""
+    monkeypatch.setattr(terminal, "PATIENCE_SECONDS", -1.0)
+    progress = terminal.LayerProgress(np.ones(400), quiet=False)
+    monkeypatch.setattr(progress, "_shown", True)
+    started: list[Any] = []
+
+    def start() -> None:
+        started.append(None)
+        time.sleep(0.01)
+        monkeypatch.setattr(progress, "_bar", MagicMock())
+
+    monkeypatch.setattr(progress, "_start", start)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda row: progress.layer(row, 1.0), range(400)))
+    assert len(started) == 1
+
+
+def test_standard_input_is_no_two_plans(loads: Path) -> None:
+    """It is gone once it was read, whichever options name it."""
+    plan = eplb("plan", loads, "--gpus", 4, "--json").out.encode()
+    for command in ("diff", "inspect"):
+        given = plan if command == "diff" else loads.read_bytes()
+        ending = eplb(command, "-", "-", stdin=given)
+        assert (ending.code, "can be read once only" in ending.err) == (2, True)
+
+
+def test_routes_come_with_what_was_counted_from_them(loads: Path) -> None:
+    """So that plan finds what inspect does; a timeline of several files has none."""
+    routes = str(SAMPLES / "tiny-dsv3-routes.npz")
+    assert load([routes]).routes is not None
+    assert load([routes, routes]).routes is None
+    assert load([str(loads)]).routes is None
+
+
+def test_inspect_says_why_when_asked() -> None:
+    """-v adds why a finding matters."""
+    routes = SAMPLES / "tiny-dsv3-routes.npz"
+    assert "follows the noise" not in eplb("inspect", routes).out
+    assert "follows the noise" in eplb("inspect", routes, "-v").out
+
+
+def test_gen_of_a_shape_without_groups(tmp_path: Path) -> None:
+    """Fewer groups than the shape's tokens use are no contradiction."""
+    args = ("gen", "--shape", "deepseek-v3", "--groups", 1, "--layers", 1, "--windows", 1)
+    assert eplb(*args, "-o", tmp_path / "t.npz").code == 0
+
+
+def test_diff_counts_how_often_a_gpu_holds_an_expert(tmp_path: Path) -> None:
+    """Copies given up and copies that only change GPUs are differences; JSON names same-GPU
+    copies; -q says nothing."""
+    few = {"format": "eplb-plan", "version": 1, "num_experts": 2, "num_gpus": 2}
+    maps = {"a": [0, 0, 1, 0, 1, 1], "b": [0, 1, 1, 0, 0, 1], "c": [0, 1, 0, 1]}
+    for name, row in maps.items():
+        plan = {**few, "slots_per_gpu": len(row) // 2, "physical_to_logical": [row]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(plan))
+    a, b, c = (tmp_path / f"{name}.json" for name in "abc")
+    ending = eplb("diff", a, b, "--json")
+    assert (ending.code, json.loads(ending.out)["summary"]["layers_changed"]) == (1, 1)
+    assert json.loads(ending.out)["duplicates"]["PLAN_A"] == [
+        {"layer": 0, "gpu": 0, "expert": 0, "copies": 2},
+        {"layer": 0, "gpu": 1, "expert": 1, "copies": 2},
+    ]
+    assert eplb("diff", a, c).code == 1
+    with spawn("diff", a, c, "-q") as process:
+        assert (process.wait(), process.stderr.read()) == (1, "")  # type: ignore[union-attr]
+
+
+def test_show_leaves_out_gpus_out_of_service(tmp_path: Path) -> None:
+    """Means are over the GPUs and slots that serve, and the others are named."""
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps({
+        "format": "eplb-plan", "version": 1, "num_experts": 2, "num_gpus": 3, "slots_per_gpu": 2,
+        "physical_to_logical": [[0, 1, -1, -1, 0, 1]], "excluded_gpus": [1],
+        "mean_load": [[6, 2]],
+    }))  # fmt: skip
+    layer = json.loads(eplb("show", path, "--json").out)["layers"][0]
+    assert layer["mean_gpu_load"] == 4
+    assert [copies["slots_worth"] for copies in layer["redundant"]] == [3, 1]
+    text = eplb("show", path).out
+    assert "out of service: GPU 1" in text
+    assert "1.000" in text.splitlines()[-3]
+    assert "out of service" in eplb("show", path, "--layer", 0).out

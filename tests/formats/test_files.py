@@ -84,3 +84,13 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path) -> None:
     )
     assert path.read_bytes() == b"the old plan"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_file_is_not_written(tmp_path: Path) -> None:
+    """A rename would replace a device or pipe; - is no name."""
+    os.mkfifo(tmp_path / "pipe")
+    for path in (str(tmp_path / "pipe"), "/dev/null"):
+        with pytest.raises(InputError, match="is a device or pipe"):
+            write_bytes(path, b"new", force=True)
+    with pytest.raises(InputError, match="- is standard output"):
+        check_output("-", force=False)

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -180,7 +181,10 @@ HOSTILE = {
     "fractions of layers": ('{"loads": [[1, 2]], "layer_ids": [1.5]}', "one integer"),
     "a model of numbers": ('{"loads": [[1, 2]], "model": 7}', "'model' is 7"),
     "a plan": ('{"format": "eplb-plan"}', "is a plan; a trace of loads is expected"),
-    "routes as text": ('{"routes": "none"}', "'routes' has shape"),
+    "routes as text": ('{"routes": "none"}', "from NPZ files only"),
+    "ragged routes": ('{"routes": [[[1, 2], [3]]]}', "from NPZ files only"),
+    "a mask": ("[[1, 2], [true, false]]", r"loads\[1\]\[0\] is true"),
+    "no json at all": ("oops", "neither JSON, gzip nor NPZ"),
 }
 
 
@@ -200,6 +204,25 @@ def _npz(**arrays: object) -> bytes:
     return out.getvalue()
 
 
+def _patched(flag: int = 0, method: int = 0) -> bytes:
+    """An archive with other words in the headers of its entry, local and central."""
+    data = bytearray(_npz(loads=np.ones((2, 2))))
+    for at in (6, data.rindex(b"PK\x01\x02") + 8):
+        data[at : at + 4] = bytes([flag, 0, method, 0])
+    return bytes(data)
+
+
+def _lying() -> bytes:
+    """An array whose header says far more than any memory holds."""
+    entry = io.BytesIO()
+    header = {"descr": "<f8", "fortran_order": False, "shape": (10**9, 10**6)}
+    np.lib.format.write_array_header_1_0(entry, header)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("loads.npy", entry.getvalue())
+    return out.getvalue()
+
+
 HOSTILE_BYTES = {
     "a cut zip": (_npz(loads=np.ones((2, 2)))[:200], "not a readable NPZ"),
     "a cut gzip": (gzip.compress(b"[[1]]")[:12], "not a whole gzip file"),
@@ -213,7 +236,10 @@ HOSTILE_BYTES = {
     "routes of another top_k": (_npz(routes=np.ones((1, 1, 1), int), top_k=2), "top_k is 2"),
     "routes without tokens": (_npz(routes=np.ones((0, 1, 1), int)), "at least one of each"),
     "steps of text": (_npz(routes=np.ones((1, 1, 1), int), step=np.array(["a"])), "'step' is"),
-    "binary rubbish": (bytes(range(128, 256)), "not valid JSON"),
+    "binary rubbish": (bytes(range(128, 256)), "neither JSON, gzip nor NPZ"),
+    "an encrypted zip": (_patched(flag=1), "'?loads.npy'? is encrypted"),
+    "another compression": (_patched(method=99), "not a readable NPZ"),
+    "a shape that lies": (_lying(), "not a readable NPZ file: .*shape"),
 }
 
 

@@ -181,3 +181,33 @@ def test_gaps_never_fall_below_zero() -> None:
         0.5,
         0,
     ]
+
+
+NO_NUMBERS = {
+    "summary.mean_balancedness": {"summary": {"mean_balancedness": "x"}},
+    "summary.efficiency": {"summary": {"efficiency": None}},
+    "summary.moves": {"summary": {"moves": "many"}},
+    "options.expert_bytes": {"options": {"expert_bytes": "abc"}},
+    "frontier.moves": {"frontier": [{"max_share": 1, "mean_balancedness": 1, "moves": "x"}]},
+}
+
+
+@pytest.mark.parametrize("key", NO_NUMBERS)
+def test_figures_are_numbers(tmp_path: Path, key: str) -> None:
+    """What is printed as a number is checked when it is read, by its name."""
+    with pytest.raises(InputError, match=f"'{key}' is .*; a number is expected"):
+        read_plan(_write(tmp_path, {**DOCUMENTED, **NO_NUMBERS[key]}))
+
+
+@pytest.mark.parametrize("key", [key for key in DOCUMENTED if key not in MINIMAL])
+def test_null_is_absent(tmp_path: Path, key: str) -> None:
+    """Of every key that a plan may do without."""
+    left_out = {k: v for k, v in DOCUMENTED.items() if k != key}
+    nulled = read_plan(_write(tmp_path, {**DOCUMENTED, key: None}))
+    assert plan_bytes(nulled) == plan_bytes(read_plan(_write(tmp_path, left_out)))
+
+
+def test_senseless_numbers_of_experts_take_no_memory(tmp_path: Path) -> None:
+    """No more experts than slots."""
+    with pytest.raises(InputError, match="'num_experts' is 999999999, more than the 6 slots"):
+        read_plan(_write(tmp_path, {**DOCUMENTED, "num_experts": 999999999}))

@@ -127,3 +127,11 @@ def test_repair_has_something_to_do() -> None:
         for seed in range(20)
     ]  # fmt: skip
     assert sum(twins) > 10
+
+
+def test_repair_crosses_nodes_where_a_node_has_too_few_experts() -> None:
+    """Three slots a rank and two experts a node: no node can mend itself."""
+    loads = random_loads(5, 2, 8)
+    one = problem(loads, 4, 3, 4, num_groups=4, node_rule="free")
+    assert len(solve(one, "deepseek").placement.duplicates()) >= 4
+    assert solve(one, "deepseek", repair=True).placement.duplicates() == []
