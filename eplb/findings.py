@@ -280,13 +280,14 @@ def _windows(trace: LoadTrace, loads: Floats) -> Iterator[Finding]:
 
 
 def _regimes(loads: Floats) -> Iterator[Finding]:
-    """The split in time whose sides differ most, in total variation of the experts' shares."""
+    """The split in time that explains most: whose sides differ, in total variation of the experts'
+    shares, by the most for their lengths."""
     window = np.flatnonzero(loads.any(axis=(1, 2)))  # idle windows are of no regime
     loads = loads[window]
     if len(loads) < 4:
         return
     before = np.cumsum(loads, axis=0)
-    best = (0.0, 0, 0.0)
+    best, split_shift_chance = 0.0, (0, 0.0, 0.0)
     for split in range(1, len(loads)):
         left, right = before[split - 1], before[-1] - before[split - 1]
         n_left, n_right = (np.maximum(side.sum(axis=1), 1e-300) for side in (left, right))
@@ -296,10 +297,12 @@ def _regimes(loads: Floats) -> Iterator[Finding]:
         share = (left + right) / (n_left + n_right)[:, None]
         variance = share * (1 - share) * (1 / n_left + 1 / n_right)[:, None]
         chance = 0.5 * np.sqrt(2 / np.pi * variance).sum(axis=1).mean()
-        if shift - _REGIME_NOISE * chance > best[0]:
-            best = (float(shift - _REGIME_NOISE * chance), split, float(chance))
-    margin, split, chance = best
-    shift = margin + _REGIME_NOISE * chance
+        # The shorter a side, the more it differs by drift alone.
+        weight = sqrt(split * (len(loads) - split))
+        if (shift - _REGIME_NOISE * chance) * weight > best:
+            best = float((shift - _REGIME_NOISE * chance) * weight)
+            split_shift_chance = (split, float(shift), float(chance))
+    split, shift, chance = split_shift_chance
     if split and shift > REGIME_SHIFT:
         yield Finding(
             "EP110",
