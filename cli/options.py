@@ -1,5 +1,6 @@
 """Options that several commands share, and how their values are read."""
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -37,6 +38,8 @@ class Scenario(click.ParamType[tuple[str, float]]):
     ) -> tuple[str, float]:
         if isinstance(value, tuple):
             return value
+        if value == "-" or os.path.exists(value):
+            return value, 1.0
         path, equals, weight = value.rpartition("=")
         if not equals:
             return value, 1.0

@@ -404,12 +404,13 @@ def _solve(
 def _aligned(current: "Plan", layer_ids: Any) -> Any:
     """The placement of a current plan, if it is of the same layers as the trace."""
     from eplb.errors import RefusedError
+    from eplb.trace import how_layers_differ
 
     if current.layer_ids.tolist() != layer_ids.tolist():
-        odd = sorted(set(current.layer_ids.tolist()) ^ set(layer_ids.tolist()))
         raise RefusedError(
             f"the current plan is of {len(current.layer_ids)} layers and the trace of"
-            f" {len(layer_ids)} (in one only: {odd[:8]}); it was made for another model"
+            f" {len(layer_ids)} ({how_layers_differ(current.layer_ids, layer_ids)}); it was made"
+            " for another model"
         )
     return current.placement
 
@@ -424,7 +425,7 @@ def _warn(loaded: "Loaded", options: dict[str, Any]) -> None:
     trace = loaded.trace
     if options["top_k"] is not None:
         trace = replace(trace, top_k=options["top_k"])
-    found = inspect(trace)
+    found = inspect(trace, loaded.routes)
     told = [f for f in found if options["verbose"] or not RULES[f.id].informs]
     for finding in told:
         text = f"{finding.id} {RULES[finding.id].title}: {finding.found}"
