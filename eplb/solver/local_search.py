@@ -29,7 +29,7 @@ from .anneal_kernels import anneal
 from .layer_kernels import FREE, HOME, STRICT, Layer, layer_of
 from .outlook import WINDOWS, Outlook, windows_to_plan
 from .pooling import Point, within
-from .search_kernels import search
+from .search import search
 
 RULES = {"free": FREE, "strict": STRICT, "home": HOME}
 

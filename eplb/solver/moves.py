@@ -13,7 +13,7 @@ from .._arrays import Bools, Floats, Ints
 from .layer_kernels import FREE
 from .local_search import LayerPlan, LayerPlanner, for_each_layer
 from .pooling import Point
-from .search_kernels import search
+from .search import search
 
 # Prices of one received copy, as shares of the mean rank load, at which a layer is searched.
 _PRICES = np.geomspace(1e-4, 1e-1, 13)

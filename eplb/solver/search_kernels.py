@@ -1,4 +1,4 @@
-"""Descent of one layer to where no single change helps, with restarts; legend in `kernels`.
+"""Descent of one layer to where no single change helps; legend in `kernels`.
 
 Minimised is F = Σ_w max_r rank_load[r, w] plus the layer's `charge`.
 """
@@ -12,11 +12,8 @@ from .kernels import njit
 from .layer_kernels import (
     FREE,
     Layer,
-    charge,
-    kick,
     may_replace,
     may_swap,
-    rebuild,
     replace,
     replace_charge,
     swap,
@@ -27,9 +24,6 @@ from .layer_kernels import (
 _EPS = 1e-12
 # Ranks tried as the source of a change, those with most load above the runner-up first.
 _NUM_SOURCES = 4
-# Replacements are tried by one restart in so many: looking for them costs ten times what looking
-# for swaps does, and restarts make random ones anyway.
-_REPLACE_EVERY = 4
 
 
 class Peaks(NamedTuple):
@@ -49,38 +43,7 @@ class Pair(NamedTuple):
 
 
 @njit
-def search(y: Layer, goal: float, kicks: Floats) -> float:
-    """Improve the layer until no single change helps; gives F plus charge.
-
-    Each row of `kicks` (rounds, 17), uniform numbers in [0, 1), disturbs the best slots found and
-    descends again, until F is not above `goal`. With one window nothing is gained below the goal.
-    """
-    best = np.inf
-    best_slots_S = y.slots_S.copy()
-    best_home_E = y.home_E.copy()
-    # One call of each large function: a compiled caller holds a copy of its callee for each.
-    for k in range(len(kicks) + 1):
-        y.slots_S[:] = best_slots_S
-        y.home_E[:] = best_home_E
-        rebuild(y)
-        if k > 0:
-            kick(y, kicks[k - 1])
-        total = _descend(y, goal, k % _REPLACE_EVERY == _REPLACE_EVERY - 1)
-        now = total + charge(y)
-        if now <= best:
-            best = now
-            best_slots_S[:] = y.slots_S
-            best_home_E[:] = y.home_E
-        if total <= goal and y.off_price == 0.0 and y.move_price == 0.0:
-            break
-    y.slots_S[:] = best_slots_S
-    y.home_E[:] = best_home_E
-    rebuild(y)
-    return best
-
-
-@njit
-def _descend(y: Layer, goal: float, replacing: bool) -> float:
+def descend(y: Layer, goal: float, replacing: bool) -> float:
     """Best swaps until none helps, then, if `replacing`, the best replacement, and so on; F."""
     num_windows = y.load_EW.shape[1]
     peaks = Peaks(np.empty((3, num_windows)), np.empty((3, num_windows), np.int64))
