@@ -1,6 +1,5 @@
 """What `eplb plan` prints: a screen at most."""
 
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import terminal
@@ -79,7 +78,7 @@ def summarise(
     rows.append(("moves", f"{num_moves} of {placement.physical_to_logical.size} copies{weight},"
                           f" from {was}{kept}"))  # fmt: skip
     if options["frontier"]:
-        rows += frontier(plan.frontier, placement.physical_to_logical.size)
+        rows += terminal.frontier(plan.frontier, placement.physical_to_logical.size)
     output = options["output"]
     rows.append(("wrote", output) if output else ("note", "nothing was written; -o FILE writes it"))
     rows.append(("next", f"eplb show {output}" if output else "add -o plan.json"))
@@ -224,15 +223,3 @@ def _ids(ids: tuple[int, ...]) -> str:
     from eplb.findings import listed
 
     return listed(np.array(ids))
-
-
-def frontier(points: Sequence[Mapping[str, Any]], num_slots: int) -> list[tuple[str, str]]:
-    """Balance against moves, a line each."""
-    return [
-        (
-            "" if number else "frontier",
-            f"{point['mean_balancedness']:.3f} with {point['moves']} moves"
-            f" ({point['moves'] / num_slots:.1%} of all slots)",
-        )
-        for number, point in enumerate(points)
-    ]

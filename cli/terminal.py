@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -183,6 +183,18 @@ def duplicates(twins: "Sequence[Duplicate]", layer_ids: Any) -> str:
         f" engines cannot hold; first: layer {layer_ids[first.layer]}, GPU {first.rank}, expert"
         f" {first.expert} ×{first.copies}"
     )
+
+
+def frontier(points: Sequence[Mapping[str, Any]], num_slots: int) -> list[tuple[str, str]]:
+    """Balance against moves, a line each."""
+    return [
+        (
+            "" if number else "frontier",
+            f"{point['mean_balancedness']:.3f} with {point['moves']} moves"
+            f" ({point['moves'] / num_slots:.1%} of all slots)",
+        )
+        for number, point in enumerate(points)
+    ]
 
 
 def size(num_bytes: float) -> str:

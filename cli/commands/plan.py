@@ -164,11 +164,12 @@ _EFFORTS = {"fast": 0.1, "default": 1.0, "best": 10.0}
 )
 @click.option(
     "--strategy",
-    type=click.Choice(["auto", "deepseek", "linear"]),
+    type=click.Choice(["auto", "exact", "deepseek", "linear"]),
     default="auto",
     show_default=True,
-    help="auto: robust search; deepseek: as published, ignores --node-rule;"
-    " linear: slot p holds expert p mod E.",
+    help="auto: robust search; exact: every layer improved or proven in the recorded windows,"
+    " seconds a layer, no node rule; deepseek: as published, ignores --node-rule; linear: slot p"
+    " holds expert p mod E.",
 )
 @click.option("--repair", is_flag=True, help="Remove same-GPU copies from what deepseek placed.")
 @click.option(
@@ -308,6 +309,7 @@ def _problem(loaded: "Loaded", current: "Plan | None", options: dict[str, Any]) 
     from eplb.trace import with_shared_experts
 
     trace, auto = loaded.trace, options["strategy"] == "auto"
+    searched = auto or options["strategy"] == "exact"
     if options["top_k"] is not None:
         trace = replace(trace, top_k=options["top_k"])
     if options["shared_experts"]:
@@ -325,8 +327,8 @@ def _problem(loaded: "Loaded", current: "Plan | None", options: dict[str, Any]) 
         topology,
         None if redundant in (None, "auto") else int(redundant),
         num_groups=options["groups"],
-        # The other strategies know no node rule, so none may forbid what they do.
-        node_rule=(options["node_rule"] or "strict") if auto else "free",
+        # The published strategies know no node rule, so none may forbid what they do.
+        node_rule=(options["node_rule"] or ("strict" if auto else "free")) if searched else "free",
         max_off_home=options["max_off_home"],
         survive=options["survive"],
         current=None if current is None else _aligned(current, trace.layer_ids),

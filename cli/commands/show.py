@@ -54,7 +54,7 @@ def command(plan_file: str, layer: int | None, as_json: bool, quiet: bool, verbo
     if as_json:
         click.echo(json.dumps({
             "format": "eplb-description", "version": 1, "summary": dict(plan.summary),
-            "options": dict(plan.options), "layers": described,
+            "frontier": list(plan.frontier), "options": dict(plan.options), "layers": described,
         }))  # fmt: skip
         return
     if layer is not None:
@@ -138,6 +138,10 @@ def _print_plan(
             if key in summary
         ]  # fmt: skip
         rows.append(("balance", ", ".join(parts)))
+    if "held_out_balancedness" in summary:
+        error = f" ± {summary['held_out_error']:.3f}" if "held_out_error" in summary else ""
+        rows.append(("held out", f"{summary['held_out_balancedness']:.3f}{error} mean balancedness"
+                                 " of windows not planned for, by back-test"))  # fmt: skip
     if plan.gap is not None and plan.status is not None:
         worst = int(plan.gap.argmax())
         counts = ", ".join(
@@ -154,6 +158,7 @@ def _print_plan(
         rows.append(("moves", f"{summary['moves']} copies"
                               + (f", {terminal.size(weight)}" if weight else "")
                               + ", from the plan that was current"))  # fmt: skip
+    rows += terminal.frontier(plan.frontier, placement.physical_to_logical.size)
     if twins:
         rows.append(("warning", terminal.duplicates(twins, plan.layer_ids)))
     terminal.facts(rows)

@@ -18,11 +18,15 @@ from ..problem import Problem
 from ..traffic import off_home_share
 from . import bounds, hierarchical, local_search, moves
 from .local_search import Settings
+from .outlook import WINDOWS
 from .pooling import Point, at_price, within
 from .repair import repair as remove_duplicates
 
-Strategy = Literal["auto", "deepseek", "linear"]
+Strategy = Literal["auto", "exact", "deepseek", "linear"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+
+# `exact` closes layers of so many slots to the last digit, and larger ones to a tenth of a percent.
+_SMALL, _PROOF_SMALL, _PROOF = 32, 1e-9, 1e-3
 
 
 def solve(
@@ -41,8 +45,9 @@ def solve(
     problem
         The loads and limits.
     strategy
-        `auto` (robust, the default), `deepseek` (as published), `linear` (the engines' start).
-        The latter two know no node rule: their bound is that of `free`.
+        `auto` (robust, the default), `exact` (`auto` for the recorded windows, then every layer
+        improved or proven as far as the effort allows), `deepseek` (as published), `linear` (the
+        engines' start). The latter two know no node rule: their bound is that of `free`.
     settings
         Of `auto`: what to plan for, effort and seed; the same problem, strategy and settings give
         the same plan.
@@ -62,18 +67,24 @@ def solve(
     if strategy not in STRATEGIES:
         raise InputError(f"strategy {strategy!r}; {', '.join(STRATEGIES)} are known")
     settings = settings or Settings()
+    searched = strategy in ("auto", "exact")
     if strategy != "auto":
         _check_plain(problem, strategy)
+    if strategy == "exact":
+        settings = settings._replace(outlook=WINDOWS)
+    elif not searched:
         problem = replace(problem, node_rule="free")
     lower_bound = bounds.lower_bounds(problem)
     stopped = np.zeros(problem.num_layers, bool)
     frontier: list[dict[str, Any]] = []
-    if strategy == "auto":
-        if problem.current is None:
+    if searched:
+        if problem.current is None or strategy == "exact":
             placed = local_search.place(problem, lower_bound, settings, stop, progress)
         else:
             placed, frontier = _replan(problem, lower_bound, settings, stop, progress)
         stopped = placed.stopped
+        if strategy == "exact":
+            lower_bound = _close_layers(problem, placed, lower_bound, settings, stop)
         placement = _placement(problem, placed.slots, placed.home if problem.binds_nodes else None)
     elif strategy == "deepseek":
         slots, home = hierarchical.place(problem)
@@ -88,10 +99,9 @@ def solve(
             problem.topology.num_ranks,
             problem.topology.num_nodes,
         )
-    if strategy == "auto" or repair:
-        assert problem.obeyed_by(placement).all(), "a strategy broke a rule"
     speed = problem.topology.rank_speed
     balance = metrics.measure(problem.loads, placement, problem.window_weight, speed)
+    _check(problem, placement, balance.peak_load, lower_bound, bound_by_rules=searched or repair)
     return Plan(
         placement=placement,
         layer_ids=problem.layer_ids,
@@ -161,9 +171,59 @@ def _replan(
     return placements[total], frontier
 
 
+def _check(
+    problem: Problem,
+    placement: Placement,
+    peak_load: Floats,
+    lower_bound: Floats,
+    bound_by_rules: bool,
+) -> None:
+    """What is true of every finished map, found again from the map alone: a failure is a fault of
+    a strategy, and no plan is given then."""
+    if bound_by_rules and not problem.obeyed_by(placement).all():
+        raise AssertionError("a strategy broke a rule")
+    if (lower_bound > peak_load * (1 + 1e-9)).any():
+        raise AssertionError("a bound is above the peak load of a placement that obeys the rules")
+
+
+def _close_layers(
+    problem: Problem,
+    placed: local_search.Placed,
+    lower_bound: Floats,
+    settings: Settings,
+    stop: Callable[[], bool],
+) -> Floats:
+    """Improve or prove every layer of `placed`, in place; gives the bounds that were proven."""
+    from . import exact
+
+    share = problem.window_weight / problem.window_weight.sum()
+    bound = lower_bound.copy()
+    tolerance = _PROOF_SMALL if problem.num_slots <= _SMALL else _PROOF
+
+    def close(layer: int) -> None:
+        if stop():
+            return
+        closed = exact.close(
+            np.ascontiguousarray((problem.loads[:, layer, :] * share[:, None]).T),
+            problem.topology.num_ranks,
+            problem.slots_per_rank,
+            placed.slots[layer],
+            float(bound[layer]),
+            tolerance,
+            settings.effort,
+        )
+        by_rank = closed.slots_S.reshape(-1, problem.slots_per_rank)
+        placed.slots[layer], bound[layer] = np.sort(by_rank, axis=1).ravel(), closed.bound
+
+    local_search.for_each_layer(problem.num_layers, close)
+    return bound
+
+
 def _check_plain(problem: Problem, strategy: Strategy) -> None:
-    """`deepseek` and `linear` place for ranks that are all alike."""
+    """What only `auto` knows of: the others place for ranks that are all alike."""
     asked = {
+        "node rules (--node-rule free leaves them out)": strategy == "exact"
+        and problem.binds_nodes,
         "GPU speeds or excluded GPUs": not problem.topology.is_plain,
         "--survive": problem.survive > 0,
         "--max-off-home": problem.max_off_home is not None,
@@ -177,7 +237,7 @@ def _check_plain(problem: Problem, strategy: Strategy) -> None:
 def _options(
     problem: Problem, strategy: Strategy, settings: Settings, repair: bool
 ) -> Mapping[str, Any]:
-    topology, auto = problem.topology, strategy == "auto"
+    topology, auto = problem.topology, strategy in ("auto", "exact")
     return {
         "gpus": topology.num_ranks,
         "nodes": topology.num_nodes,

@@ -62,6 +62,9 @@ def test_budgets_and_the_frontier(loads: Path, tmp_path: Path) -> None:
     assert "frontier" in ending.out and "0 moves (0.0% of all slots)" in ending.out
     plan = read_plan(str(new))
     assert migrate(read_plan(str(live)).placement, plan.placement).num_moves <= 9
+    shown = eplb("show", new).out
+    assert "frontier" in shown and "of all slots" in shown and "held out" in shown
+    assert len(json.loads(eplb("show", new, "--json").out)["frontier"]) == 7
     assert [point["max_share"] for point in plan.frontier] == [0, 0.01, 0.02, 0.05, 0.1, 0.2, 1]
     by_bytes = _plan(TINY, "--windows", "16:", "--current", live, "--expert-bytes", 100,
                      "--max-bytes", 950)  # fmt: skip

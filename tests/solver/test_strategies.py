@@ -1,6 +1,7 @@
 """What every strategy owes, and how good the default is."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,7 +36,9 @@ from ..strategies import problems
 def test_every_strategy_keeps_its_promises(strategy: Strategy, one: Problem) -> None:
     """A complete map in range, figures that are the map's own, a bound below the peak, and no
     twin or broken node rule where the strategy promises none."""
-    plan = solve(one, strategy)
+    if strategy == "exact":
+        one = replace(one, node_rule="free")
+    plan = solve(one, strategy, settings=Settings(effort=0.01))
     balance = metrics.measure(one.loads, plan.placement, one.window_weight)
     assert plan.peak_load is not None and plan.lower_bound is not None and plan.status is not None
     assert plan.peak_load.tolist() == balance.peak_load.tolist()
@@ -46,7 +49,7 @@ def test_every_strategy_keeps_its_promises(strategy: Strategy, one: Problem) -> 
         assert (gap <= OPTIMAL_GAP) == (status == "optimal")
     if strategy != "deepseek":
         assert plan.placement.duplicates() == []
-    if strategy == "auto":
+    if strategy in ("auto", "exact"):
         assert one.obeyed_by(plan.placement).all()
 
 
@@ -63,7 +66,7 @@ def test_auto_is_never_worse_than_a_legal_published_map(one: Problem) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_same_problem_gives_the_same_bytes(strategy: Strategy) -> None:
     """Threads, order and earlier runs do not matter."""
-    one = problem(random_loads(5, 4, 6, 16), 4, 5, 2)
+    one = problem(random_loads(5, 4, 6, 16), 4, 5, 2, node_rule="free")
     assert plan_bytes(solve(one, strategy)) == plan_bytes(solve(one, strategy))
 
 
@@ -79,7 +82,7 @@ def test_the_seed_is_used() -> None:
 
 def test_unknown_strategies_are_named() -> None:
     """The message lists the known ones."""
-    with pytest.raises(InputError, match="auto, deepseek, linear are known"):
+    with pytest.raises(InputError, match="auto, exact, deepseek, linear are known"):
         solve(problem(EIGHT_EXPERTS, 8, 2), "magic")  # type: ignore[arg-type]
 
 
@@ -89,6 +92,22 @@ def test_eight_experts_are_placed_optimally() -> None:
     assert plan.peak_load is not None and plan.lower_bound is not None
     assert plan.peak_load[0] == pytest.approx(590 / 3)
     assert plan.lower_bound[0] == 181.25
+
+
+def test_exact_proves_what_auto_finds() -> None:
+    """The eight experts' optimum is proven; with three windows too; node rules are refused."""
+    plan = solve(problem(EIGHT_EXPERTS, 8, 2), "exact")
+    assert plan.peak_load is not None and plan.lower_bound is not None
+    assert plan.peak_load[0] == pytest.approx(590 / 3)
+    assert plan.status == ("optimal",)
+    many = problem(random_loads(2, 3, 2, 8), 4, 3)
+    proven = solve(many, "exact")
+    assert proven.status == ("optimal", "optimal")
+    auto = solve(many).peak_load
+    assert auto is not None and proven.peak_load is not None
+    assert (proven.peak_load <= auto * (1 + 1e-9)).all()
+    with pytest.raises(InputError, match="--node-rule free leaves them out"):
+        solve(problem(np.ones(8), 4, 3, 2), "exact")
 
 
 def test_the_published_example_has_a_better_answer() -> None:
