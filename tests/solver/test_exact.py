@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eplb.solver import exact, exact_kernels
+from eplb.solver import exact, exact_kernels, exact_pairs
 from eplb.solver.exact import Closed, close, full_slot_bound
 
 from ..helpers import EIGHT_EXPERTS, best_peak, problem
@@ -114,7 +114,7 @@ def test_the_pairing_is_best_for_given_counts(data: st.DataObject) -> None:
         data.draw(st.lists(st.integers(0, 40), min_size=num_experts, max_size=num_experts)), float
     )
     share_E = load_E / count_E
-    slots_S = exact._pair_up(load_E, count_E, num_ranks)  # noqa: SLF001
+    slots_S = exact_pairs.pair_up(load_E, count_E, num_ranks)
     assert (np.bincount(slots_S, minlength=num_experts) == count_E).all()
     assert (slots_S[::2] != slots_S[1::2]).all()
     peak = share_E[slots_S].reshape(-1, 2).sum(axis=1).max()
