@@ -73,7 +73,7 @@ def summarise(
     num_moves = migrate(problem.current or start, placement).num_moves
     weight = f", {terminal.size(num_moves * problem.expert_bytes)}" if problem.expert_bytes else ""
     kept = ""
-    if problem.current is not None and num_moves == 0:
+    if problem.current is not None and num_moves == 0 and options["strategy"] == "auto":
         kept = ": keep the present plan, no change is worth a move within what was allowed"
     rows.append(("moves", f"{num_moves} of {placement.physical_to_logical.size} copies{weight},"
                           f" from {was}{kept}"))  # fmt: skip
@@ -87,20 +87,26 @@ def summarise(
 
 def _held_out(problem: "Problem", options: dict[str, Any], tested: "BackTest | None") -> str:
     """What later windows can expect, or why that is not known."""
+    from eplb.study.backtest import SHORTEST
+
     if tested is not None:
         text = (
             f"{tested.held_out:.3f} ± {tested.error:.3f} mean balancedness of windows not planned"
             f" for, by back-test (planned for: {tested.outlook})"
         )
+        if problem.current is not None or problem.max_off_home is not None:
+            text += "; of plans made afresh, without the live plan, its budget or a cap"
         if options["verbose"]:
             text += "; " + ", ".join(f"{name} {mean:.4f}" for name, mean in tested.tried.items())
         return text
     if options["effort"] == "fast":
         return "not estimated with --effort fast"
-    timeline = int((problem.scenario == 0).sum())
+    loaded = int(((problem.scenario == 0) & (problem.loads.sum(axis=(1, 2)) > 0)).sum())
+    if loaded >= SHORTEST:
+        return "not known: the search was stopped before its back-test was done"
     return (
-        f"not known: {timeline} window{'s are' if timeline > 1 else ' is'} too short a trace to"
-        " tell how the plan holds on later traffic"
+        f"not known: {loaded} window{'s are' if loaded > 1 else ' is'} too short a trace to tell"
+        " how the plan holds on later traffic"
     )
 
 
@@ -191,14 +197,12 @@ def _bound(plan: "Plan") -> str:
 
 def _cost_of_rule(problem: "Problem", plan: "Plan") -> str:
     """How much time the rule costs at the least, beside the others, and what crosses nodes."""
-    from dataclasses import replace
-
     from eplb.solver.bounds import lower_bounds
 
     assert plan.mean_load is not None and plan.lower_bound is not None
     total = float(plan.mean_load.sum()) / problem.topology.num_live_ranks
     bound = {
-        rule: float(lower_bounds(replace(problem, node_rule=rule, max_off_home=None)).sum())
+        rule: float(lower_bounds(problem, strict=rule == "strict").sum())
         for rule in ("strict", "free")
     }
     most = {rule: min(total / value, 1.0) if value else 1.0 for rule, value in bound.items()}

@@ -113,7 +113,8 @@ class Problem:
         fields of a problem.
         """
         if num_redundant is None:
-            num_redundant = default_redundant(trace.num_experts, topology)
+            bound = limits.get("node_rule", "strict") != "free" and topology.num_nodes > 1
+            num_redundant = default_redundant(trace.num_experts, topology, bound)
         if num_redundant < 0:
             raise InputError(f"--redundant {num_redundant}; 0 or more is expected")
         num_slots = trace.num_experts + num_redundant
@@ -263,7 +264,8 @@ class Problem:
                 f" every node and node {node} has {ranks[node]} GPUs × {K}; --node-rule free"
                 " or --groups 1 would do"
             )
-        if self.survive >= ranks[ranks > 0].min() and self.node_rule == "strict":
+        # Under `home` too every copy starts on the home node; the search moves it later.
+        if self.survive >= ranks[ranks > 0].min():
             raise InfeasibleError(
                 f"--survive {self.survive} needs {self.survive + 1} GPUs in service on every node"
                 f" under {rule}; --survive {ranks[ranks > 0].min() - 1} or --node-rule free would"
@@ -279,15 +281,17 @@ class Problem:
             )
 
 
-def default_redundant(num_experts: int, topology: Topology) -> int:
+def default_redundant(num_experts: int, topology: Topology, bound_to_nodes: bool = False) -> int:
     """The least number of redundant experts that is one or more a rank and fills equal slots.
 
     One a rank is DeepSeek-V3's choice for prefill (32 on 32 GPUs). Where that many copies cannot
-    be on different ranks, the most that can.
+    be on different ranks, or with experts bound to nodes on different ranks of their node, the
+    most that can.
     """
     num_ranks = topology.num_ranks
-    slots = -(-(num_experts + num_ranks) // num_ranks)
-    return min(slots, num_experts) * num_ranks - num_experts
+    slots, least = -(-(num_experts + num_ranks) // num_ranks), -(-num_experts // num_ranks)
+    most = num_experts // topology.num_nodes if bound_to_nodes else num_experts
+    return max(min(slots, most), least) * num_ranks - num_experts
 
 
 def legal_redundant(num_experts: int, topology: Topology) -> Sequence[int]:

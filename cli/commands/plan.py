@@ -281,6 +281,8 @@ def _check_options(options: dict[str, Any]) -> None:
         raise InputError("--max-bytes needs --expert-bytes, the bytes of one expert in one layer")
     if options["max_bytes"] is not None and options["max_moves"] is not None:
         raise InputError("--max-bytes and --max-moves exclude each other")
+    if options["frontier"] and options["strategy"] != "auto":
+        raise InputError("--frontier needs --strategy auto: no other weighs balance and moves")
     if options["frontier"] and options["current"] is None:
         raise InputError("--frontier draws balance against moves from a live plan: --current PLAN")
     if options["budget_gib"] is not None and options["redundant"] != "auto":
@@ -322,10 +324,15 @@ def _problem(loaded: "Loaded", current: "Plan | None", options: dict[str, Any]) 
     if options["max_bytes"] is not None:
         max_moves = options["max_bytes"] // options["expert_bytes"]
     redundant = options["redundant"]
+    count = None if redundant in (None, "auto") else int(redundant)
+    if redundant == "auto":
+        # Any number will do to begin with, if the GPUs in service can hold every expert.
+        slots = -(-trace.num_experts // topology.num_live_ranks)
+        count = slots * topology.num_ranks - trace.num_experts
     problem = Problem.from_trace(
         trace,
         topology,
-        None if redundant in (None, "auto") else int(redundant),
+        count,
         num_groups=options["groups"],
         # The published strategies know no node rule, so none may forbid what they do.
         node_rule=(options["node_rule"] or ("strict" if auto else "free")) if searched else "free",

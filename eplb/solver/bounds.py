@@ -16,21 +16,24 @@ from ..problem import Problem
 from . import kernels, nodes
 
 
-def lower_bounds(problem: Problem) -> Floats:
-    """Of each layer, a lower bound on its peak load over all placements that obey the problem."""
+def lower_bounds(problem: Problem, strict: bool | None = None) -> Floats:
+    """Of each layer, a lower bound on its peak load over all placements that obey the problem, or
+    the same problem with (or without) the node rule `strict`, whether it can be met or not."""
+    if strict is None:
+        strict = problem.node_rule == "strict"
+    strict = strict and problem.topology.num_nodes > 1
     share = problem.window_weight / problem.window_weight.sum()
     return np.array(
         [
-            _layer_bound(problem, problem.loads[:, layer, :] * share[:, None])
+            _layer_bound(problem, problem.loads[:, layer, :] * share[:, None], strict)
             for layer in range(problem.num_layers)
         ]
     )
 
 
-def _layer_bound(problem: Problem, load: Floats) -> float:
+def _layer_bound(problem: Problem, load: Floats, strict: bool) -> float:
     """The bound of one layer from its loads (W, E), multiplied by the windows' weights."""
     topology = problem.topology
-    strict = problem.binds_nodes and problem.node_rule == "strict"
     ranks_of_node = np.bincount(topology.node_of_rank[topology.live_ranks])
     most = int(ranks_of_node.max()) if strict else topology.num_live_ranks
     area = load.sum(axis=1) / topology.num_live_ranks

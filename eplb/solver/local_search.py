@@ -269,6 +269,25 @@ class LayerPlanner:
             return home
         return self._homes(load_EW)
 
+    def stated_homes(self, layer: int) -> Ints | None:
+        """The homes of the live plan where they make sense on these nodes: known nodes, whole
+        groups, equally many on each node."""
+        current, num_nodes = self.problem.current, self.problem.topology.num_nodes
+        assert current is not None
+        home: Ints = current.home_node[layer].astype(np.int64)
+        if self.rule == FREE or home.max() >= num_nodes:
+            return None
+        if self._units > 1:
+            units = home.reshape(self._units, -1)
+            per_node = np.bincount(units[:, 0], minlength=num_nodes)
+            if (units != units[:, :1]).any() or len(set(per_node.tolist())) > 1:
+                return None
+        return home
+
+    def bound(self, layer: int) -> float:
+        """The lower bound of a layer's peak load."""
+        return float(self._lower_bound[layer])
+
     def _homes_fit(self, home: Ints) -> bool:
         """Whether every node's slots can hold the experts at home on it, without twins, and no
         group is split."""

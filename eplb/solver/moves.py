@@ -56,14 +56,18 @@ def _curve(planner: LayerPlanner, layer: int, hurry: bool) -> list[Point]:
         return Point(moves, objective / mean if mean > 0 else 1.0, plan.slots, plan.home)
 
     points = []
-    near = _nearest(planner, load_EW, live_RE, home, least_E)
+    near = None
+    for own in (planner.stated_homes(layer), home):
+        if near is None and own is not None:
+            near = _nearest(planner, load_EW, live_RE, own, least_E)
     if near is not None:
         points.append(point(near))
     if hurry and points:
         return points
     fresh = planner.plan(layer, hurry)
     points.append(point(fresh._replace(slots=_relabelled(planner, fresh.slots, live_RE))))
-    if hurry:
+    best = planner.bound(layer) / mean if mean > 0 else 1.0
+    if hurry or any(p.cost == 0 and p.peak <= best * (1 + 1e-9) for p in points):
         return points
     rng = np.random.default_rng([settings.seed, layer])
     for price in _PRICES[::-1]:
@@ -134,6 +138,11 @@ def _relabelled(planner: LayerPlanner, slots: Ints, live_RE: Bools) -> Ints:
         new, old = linear_sum_assignment(-kept[np.ix_(own, own)])
         out[own[old]] = by_rank[own[new]]
     return out.ravel()
+
+
+def renumbered(planner: LayerPlanner, layer: int, slots: Ints) -> Ints:
+    """A finished layer with ranks and slots numbered so that least is moved from the live one."""
+    return in_live_slots(planner, layer, _relabelled(planner, slots, planner.live(layer)))
 
 
 def in_live_slots(planner: LayerPlanner, layer: int, slots: Ints) -> Ints:

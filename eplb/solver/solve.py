@@ -85,6 +85,10 @@ def solve(
         stopped = placed.stopped
         if strategy == "exact":
             lower_bound = _close_layers(problem, placed, lower_bound, settings, stop)
+            if problem.current is not None:
+                planner = local_search.LayerPlanner(problem, lower_bound, settings)
+                for layer in range(problem.num_layers):
+                    placed.slots[layer] = moves.renumbered(planner, layer, placed.slots[layer])
         placement = _placement(problem, placed.slots, placed.home if problem.binds_nodes else None)
     elif strategy == "deepseek":
         slots, home = hierarchical.place(problem)
@@ -101,7 +105,8 @@ def solve(
         )
     speed = problem.topology.rank_speed
     balance = metrics.measure(problem.loads, placement, problem.window_weight, speed)
-    _check(problem, placement, balance.peak_load, lower_bound, bound_by_rules=searched or repair)
+    summary = _summary(problem, placement, balance, lower_bound)
+    _check(problem, placement, balance.peak_load, lower_bound, summary, searched or repair)
     return Plan(
         placement=placement,
         layer_ids=problem.layer_ids,
@@ -109,7 +114,7 @@ def solve(
         lower_bound=lower_bound,
         status=_statuses(balance.peak_load, lower_bound, stopped),
         mean_load=_six_digits(metrics.over_windows(problem.loads, problem.window_weight)),
-        summary=_summary(problem, placement, balance, lower_bound),
+        summary=summary,
         frontier=frontier,
         options=_options(problem, strategy, settings, repair),
         provenance={
@@ -136,8 +141,8 @@ def _replan(
     least = int(sum(min(point.cost for point in points) for points in found))
     if problem.max_moves is not None and problem.max_moves < least:
         raise InfeasibleError(
-            f"a budget of {problem.max_moves} moves is too small: {least} copies must be sent for"
-            f" every GPU to hold what it must; --max-moves {least} is the least that can be met"
+            f"a budget of {problem.max_moves} moves is too small for every GPU to hold what it"
+            f" must; --max-moves {least} is the least found that is enough"
         )
     placements: dict[int | None, local_search.Placed] = {}
 
@@ -176,6 +181,7 @@ def _check(
     placement: Placement,
     peak_load: Floats,
     lower_bound: Floats,
+    summary: Mapping[str, Any],
     bound_by_rules: bool,
 ) -> None:
     """What is true of every finished map, found again from the map alone: a failure is a fault of
@@ -184,6 +190,11 @@ def _check(
         raise AssertionError("a strategy broke a rule")
     if (lower_bound > peak_load * (1 + 1e-9)).any():
         raise AssertionError("a bound is above the peak load of a placement that obeys the rules")
+    if problem.max_moves is not None and summary["moves"] > problem.max_moves:
+        raise AssertionError("more moves than the budget")
+    cap = problem.max_off_home
+    if cap is not None and problem.binds_nodes and summary["off_home_share"] > cap + 1e-9:
+        raise AssertionError("more load off home than the cap")
 
 
 def _close_layers(
@@ -202,6 +213,7 @@ def _close_layers(
 
     def close(layer: int) -> None:
         if stop():
+            placed.stopped[layer] = True
             return
         closed = exact.close(
             np.ascontiguousarray((problem.loads[:, layer, :] * share[:, None]).T),

@@ -72,14 +72,17 @@ def plan_ahead(
     stop: Callable[[], bool] = lambda: False,
     progress: Callable[[int, float], None] = lambda layer, peak: None,
 ) -> tuple[Plan, BackTest | None]:
-    """Plan with `auto`, for the outlook that a back-test of the trace itself chooses; the plan's
-    summary carries the held-out balancedness and its error."""
+    """Plan with `auto`, for the outlook that a back-test of the trace itself chooses.
+
+    The plan's summary carries the held-out balancedness and its error, unless the plan is bound by
+    what the back-test's fresh plans are not: a live placement, or a cap on load off home.
+    """
     tested = back_test(problem, settings, stop)
     if tested is not None:
         settings = settings._replace(outlook=OUTLOOKS[tested.outlook])
     plan = solve(problem, settings=settings, stop=stop, progress=progress)
-    if tested is None:
-        return plan, None
+    if tested is None or problem.current is not None or problem.max_off_home is not None:
+        return plan, tested
     summary: dict[str, Any] = {
         **plan.summary,
         "held_out_balancedness": tested.held_out,

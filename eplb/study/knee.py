@@ -39,15 +39,17 @@ def find_knee(problem: Problem, max_slots_per_rank: int | None = None) -> Knee:
             f" fewest that hold all {num_experts} experts on {num_ranks} GPUs"
         )
     most = min(max_slots_per_rank or num_experts, least + _MORE_SLOTS, num_experts)
-    curve = []
+    curve: list[tuple[int, float]] = []
+    reason: EplbError | None = None
     for slots in range(least, most + 1):
         try:
             balance = _balance(replace(problem, slots_per_rank=slots))
-        except EplbError:
-            continue  # excluded GPUs or a node rule need more slots than these, or fewer
+        except EplbError as error:
+            reason = error  # excluded GPUs or a node rule need more slots than these, or fewer
+            continue
         curve.append((slots * num_ranks - num_experts, balance))
-    if not curve:
-        raise InfeasibleError("no number of redundant experts meets the limits")
+    if reason is not None and not curve:
+        raise reason
     return Knee(_furthest_above(curve), curve)
 
 

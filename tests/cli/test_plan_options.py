@@ -63,7 +63,8 @@ def test_budgets_and_the_frontier(loads: Path, tmp_path: Path) -> None:
     plan = read_plan(str(new))
     assert migrate(read_plan(str(live)).placement, plan.placement).num_moves <= 9
     shown = eplb("show", new).out
-    assert "frontier" in shown and "of all slots" in shown and "held out" in shown
+    assert "frontier" in shown and "of all slots" in shown and "held out" not in shown
+    assert "held out" in eplb("show", live).out
     assert len(json.loads(eplb("show", new, "--json").out)["frontier"]) == 7
     assert [point["max_share"] for point in plan.frontier] == [0, 0.01, 0.02, 0.05, 0.1, 0.2, 1]
     by_bytes = _plan(TINY, "--windows", "16:", "--current", live, "--expert-bytes", 100,
@@ -200,3 +201,38 @@ def test_other_strategies_are_not_bound_by_node_rules(loads: Path) -> None:
     args = ("plan", loads, "--gpus", 8, "--nodes", 8, "--redundant", 16, "--groups", 16)
     assert eplb(*args).code == 3
     assert eplb(*args, "--strategy", "linear").code == 0
+
+
+def test_held_out_figures_of_other_plans_are_not_kept(loads: Path, tmp_path: Path) -> None:
+    """With a live plan the back-test's plans are made afresh: said, and not stored."""
+    live = tmp_path / "live.json"
+    eplb("plan", loads, "--gpus", 4, "-o", live)
+    ending = eplb("plan", loads, "--gpus", 4, "--current", live, "--max-moves", 0)
+    assert "of plans made afresh, without the live plan" in " ".join(ending.out.split())
+    plan = _plan(loads, "--gpus", 4, "--current", live, "--max-moves", 0)
+    assert "held_out_balancedness" not in plan["summary"]
+    assert plan["summary"]["moves"] == 0
+
+
+def test_exact_is_numbered_from_the_live_plan_and_says_when_it_was_stopped(
+    loads: Path, tmp_path: Path
+) -> None:
+    """Ranks and slots are renumbered; --frontier is refused; a time limit marks its layers."""
+    live = tmp_path / "live.json"
+    eplb("plan", loads, "--gpus", 4, "--strategy", "exact", "--effort", "fast", "-o", live)
+    args = (loads, "--gpus", 4, "--strategy", "exact", "--effort", "fast")
+    assert _plan(*args, "--current", live)["summary"]["moves"] == 0
+    assert eplb("plan", *args, "--current", live, "--frontier").code == 2
+    stopped = _plan(*args, "--time-limit", 0)
+    assert set(stopped["status"]) <= {"stopped", "optimal"}
+
+
+def test_redundant_auto_and_defaults_fit_the_node_rule(tmp_path: Path) -> None:
+    """Eight experts on eight nodes: one a node, so no redundancy is assumed or chosen."""
+    path = tmp_path / "t.json"
+    path.write_text("[[8, 7, 6, 5, 4, 3, 2, 1]]")
+    args = (path, "--gpus", 8, "--nodes", 8)
+    assert _plan(*args)["options"]["redundant"] == 0
+    assert _plan(*args, "--redundant", "auto")["options"]["redundant"] == 0
+    gone = [part for gpu in range(5) for part in ("--exclude-gpu", gpu)]
+    assert _plan(path, "--gpus", 8, *gone, "--redundant", "auto")["slots_per_gpu"] >= 3
