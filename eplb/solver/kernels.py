@@ -27,20 +27,25 @@ def greedy_counts(value_E: Floats, least_E: Ints, num_slots: int, most: int) -> 
     Giving each next slot to the largest share is optimal for min max value / count. That greedy
     passes through ceil(value / t) for every t, so it is begun from the smallest such t that fits.
     """
-    total, spare = value_E.sum(), num_slots - least_E.sum()
+    total, spare = 0.0, num_slots
+    for e in range(len(value_E)):
+        total += value_E[e]
+        spare -= least_E[e]
     count_E = least_E.copy()
     if spare > 0 and total > 0.0:
         low, high = 0.5 * total / num_slots, total / spare
         for _ in range(12):
             t = 0.5 * (low + high)
-            if _counts_for(value_E, least_E, most, t).sum() <= num_slots:
+            if _count_for(value_E, least_E, most, t, count_E) <= num_slots:
                 high = t
             else:
                 low = t
-        begun_E = _counts_for(value_E, least_E, most, high * (1 + 1e-9))
-        if begun_E.sum() <= num_slots:
-            count_E = begun_E
-    for _ in range(num_slots - count_E.sum()):
+        if _count_for(value_E, least_E, most, high * (1 + 1e-9), count_E) > num_slots:
+            count_E[:] = least_E
+    left = num_slots
+    for e in range(len(value_E)):
+        left -= count_E[e]
+    for _ in range(left):
         best = -1
         largest = -1.0
         for e in range(len(value_E)):
@@ -53,12 +58,13 @@ def greedy_counts(value_E: Floats, least_E: Ints, num_slots: int, most: int) -> 
 
 
 @njit
-def _counts_for(value_E: Floats, least_E: Ints, most: int, t: float) -> Ints:
-    """The fewest copies of each expert with which no share is above t."""
-    count_E = least_E.copy()
+def _count_for(value_E: Floats, least_E: Ints, most: int, t: float, count_E: Ints) -> int:
+    """Fill in the fewest copies of each expert with which no share is above t; gives their sum."""
+    total = 0
     for e in range(len(value_E)):
         count_E[e] = max(least_E[e], min(most, int(np.ceil(value_E[e] / t))))
-    return count_E
+        total += count_E[e]
+    return total
 
 
 @njit

@@ -20,6 +20,7 @@ class Layer(NamedTuple):
     """What is given of a layer, and its state, which is changed in place."""
 
     load_EW: Floats
+    total_E: Floats  # load of all windows
     node_R: Ints
     pace_R: Floats  # time per token, relative: 1 / speed
     rule: int  # FREE, STRICT or HOME
@@ -57,6 +58,7 @@ def layer_of(
     num_ranks = len(node_R)
     return Layer(
         load_EW=load_EW,
+        total_E=load_EW.sum(axis=1),
         node_R=node_R,
         pace_R=np.ones(num_ranks) if pace_R is None else pace_R,
         rule=rule,
@@ -99,7 +101,7 @@ def off_home(y: Layer) -> float:
     """The load that is served off its home node."""
     total = 0.0
     for e in range(len(y.count_E)):
-        total += y.share_EW[e].sum() * (y.count_E[e] - y.at_home_E[e])
+        total += y.total_E[e] / y.count_E[e] * (y.count_E[e] - y.at_home_E[e])
     return total
 
 
@@ -169,8 +171,8 @@ def swap_charge(y: Layer, a: int, b: int) -> float:
         come = y.live_RE[h, e] + y.live_RE[g, f]
         more += y.move_price * (gone - come)
     if y.off_price > 0.0 and y.node_R[g] != y.node_R[h] and not _take_homes(y, e, f):
-        more -= y.off_price * _homeward(y, e, g, h) * y.share_EW[e].sum()
-        more -= y.off_price * _homeward(y, f, h, g) * y.share_EW[f].sum()
+        more -= y.off_price * _homeward(y, e, g, h) * y.total_E[e] / y.count_E[e]
+        more -= y.off_price * _homeward(y, f, h, g) * y.total_E[f] / y.count_E[f]
     return more
 
 
@@ -193,7 +195,7 @@ def replace_charge(y: Layer, b: int, f: int) -> float:
         home_f = y.at_home_E[f] + (y.home_E[f] == y.node_R[h])
         more_e = y.at_home_E[e] / count_e - home_e / (count_e - 1)
         more_f = y.at_home_E[f] / count_f - home_f / (count_f + 1)
-        more += y.off_price * (more_e * y.load_EW[e].sum() + more_f * y.load_EW[f].sum())
+        more += y.off_price * (more_e * y.total_E[e] + more_f * y.total_E[f])
     return more
 
 

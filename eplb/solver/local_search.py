@@ -2,8 +2,8 @@
 
 Minimises      the weighted mean over windows of the busiest rank's load, and under `home` the load
                served off its home node at a price
-Guarantees     no expert twice on a rank; the node rule; in the recorded windows never worse than
-               `deepseek` in any layer where that map obeys both
+Guarantees     no expert twice on a rank; the node rule; unless cut short, in the recorded windows
+               never worse than `deepseek` in any layer where that map obeys both
 Cost           about 15 ms a layer for 288 slots on 32 ranks and 32 windows; layers in parallel
 Deterministic  yes, by seed; the number of threads does not matter
 Use when       always, unless another engine's own answer is wanted
@@ -16,6 +16,8 @@ Reference      Windows to come around the present level (`outlook`); counts by g
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -148,30 +150,35 @@ class LayerPlanner:
         self.pace_R = topology.pace
         self.rule = RULES[problem.node_rule] if topology.num_nodes > 1 else FREE
         self._units = problem.groups_on_nodes
-        self._deepseek: list[tuple[float, Ints, Ints] | None] | None = None
-        if topology.is_plain and problem.survive == 0:
-            self._deepseek = _deepseek_rows(problem)
         self._ways: Ints | None = None
         if self.rule != FREE and self._units > 1:
             few = nodes.count_pairings(self._units, topology.num_nodes) <= nodes.MOST_PAIRINGS
             self._ways = nodes.pairings(self._units, topology.num_nodes) if few else None
 
+    @cached_property
+    def _published(self) -> list[tuple[float, Ints, Ints] | None]:
+        """The published greedy's peak load, slots and homes of each layer where they break no
+        rule; it knows nothing of unequal ranks and copies that must survive."""
+        if not self.problem.topology.is_plain or self.problem.survive:
+            return [None] * self.problem.num_layers
+        return _deepseek_rows(self.problem)
+
     def plan(self, layer: int, hurry: bool = False) -> LayerPlan:
         """The best placement found of a layer, without a search in a `hurry`."""
         load_EW, value = self.loads(layer, self.settings.outlook)
         found = self._search(layer, load_EW, value, hurry)
-        deepseek = None if self._deepseek is None else self._deepseek[layer]
+        deepseek = None if hurry else self._published[layer]
         recorded = self.settings.outlook is WINDOWS
         peak = found.peak if recorded else self.peak(layer, found.slots)
         if deepseek is None or deepseek[0] >= peak:
             return found._replace(peak=peak)
-        if not recorded and not hurry:
+        if not recorded:
             # The windows to come asked for too much of the recorded ones: plan for those.
-            return LayerPlanner(
-                self.problem, self._lower_bound, self.settings._replace(outlook=WINDOWS)
-            ).plan(layer)
+            other_self = copy(self)
+            other_self.settings = self.settings._replace(outlook=WINDOWS)
+            return other_self.plan(layer)
         # Its homes and counts may be the better start, and are at the least as good an end.
-        other = self._improve(layer, load_EW, deepseek[1].copy(), deepseek[2].copy(), hurry)
+        other = self._improve(layer, load_EW, deepseek[1].copy(), deepseek[2].copy(), False)
         return other if other.peak < peak else found
 
     def loads(self, layer: int, outlook: Outlook) -> tuple[Floats, Floats]:

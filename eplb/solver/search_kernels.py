@@ -108,7 +108,10 @@ def _sources(y: Layer, peaks: Peaks) -> Ints:
         excess_R[r] = max(excess_R[r], 0.0) + peaks.top_W[0, w] - peaks.top_W[1, w]
     source = np.empty(_NUM_SOURCES, np.int64)
     for k in range(_NUM_SOURCES):
-        best = np.argmax(excess_R)
+        best = 0
+        for r in range(1, num_ranks):
+            if excess_R[r] > excess_R[best]:
+                best = r
         if excess_R[best] < 0.0:
             return source[:k]
         source[k] = best
@@ -236,12 +239,14 @@ def _best_swap(y: Layer, peaks: Peaks, source: Ints) -> tuple[float, int, int]:
 @njit
 def _most_saved(y: Layer) -> Floats:
     """At least what bringing one copy from rank r to node n can lower `charge` by, (R, N)."""
-    saved_RN = np.full((len(y.node_R), y.node_R.max() + 1), y.move_price)
+    num_ranks = len(y.node_R)
+    # Ranks are numbered node by node, so that the last is on the last node.
+    saved_RN = np.full((num_ranks, y.node_R[num_ranks - 1] + 1), y.move_price)
     if y.off_price > 0.0:
         for s in range(len(y.slots_S)):
             r, e = s // y.K, y.slots_S[s]
             if y.home_E[e] != y.node_R[r]:
-                saved = y.move_price + y.off_price * y.share_EW[e].sum()
+                saved = y.move_price + y.off_price * y.total_E[e] / y.count_E[e]
                 saved_RN[r, y.home_E[e]] = max(saved_RN[r, y.home_E[e]], saved)
     return saved_RN
 
@@ -329,15 +334,14 @@ def _best_replacement(y: Layer, peaks: Peaks, source: Ints, goal: float) -> tupl
     gain, best_b, best_f = 0.0, -1, -1
     changed = np.empty(len(y.node_R), np.int64)
     change = np.empty((2, len(y.node_R)))
-    every_E = np.arange(len(y.count_E))
     order_W, first_R = _by_busiest(y, peaks)
     for g in source:
-        own_K = y.slots_S[g * y.K : g * y.K + y.K].copy()
         for b in range(len(y.slots_S)):
-            e = y.slots_S[b]
+            e, own = y.slots_S[b], b // y.K == g
             if y.count_E[e] <= y.least_E[e]:
                 continue
-            for f in every_E if b // y.K == g else own_K:
+            for i in range(len(y.count_E) if own else y.K):
+                f = i if own else y.slots_S[g * y.K + i]
                 if not may_replace(y, b, f):
                     continue
                 more = replace_charge(y, b, f)
