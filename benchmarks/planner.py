@@ -15,7 +15,7 @@ from eplb.migration import migrate
 from eplb.placement import Placement
 from eplb.problem import Problem
 from eplb.solver import bounds, local_search, nodes
-from eplb.solver.local_search import Settings
+from eplb.solver.layer_planner import Settings
 from eplb.solver.outlook import FUTURES, WINDOWS
 from eplb.solver.solve import solve
 from eplb.study.backtest import plan_ahead

@@ -45,7 +45,9 @@ def test_readme_commands_run(elsewhere: Path) -> None:
 
 def test_readme_output_is_real(elsewhere: Path) -> None:
     """What the README shows under a command is what the command prints."""
-    for block in _blocks(README, "text"):
+    blocks = _blocks(README, "text")
+    assert blocks
+    for block in blocks:
         command, _, expected = block.partition("\n")
         said = eplb(*shlex.split(command.removeprefix("$ eplb "))).out
         assert re.sub(r"[\d.]+ s$", "… s", said.strip(), flags=re.M) == re.sub(

@@ -367,7 +367,7 @@ def _solve(
 
     from eplb import metrics
     from eplb.solver.kernels import on_compile
-    from eplb.solver.local_search import Settings
+    from eplb.solver.layer_planner import Settings
     from eplb.solver.solve import solve
     from eplb.study.backtest import plan_ahead
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from .._arrays import Bools, Floats, Ints
 from .layer_kernels import FREE
-from .local_search import LayerPlan, LayerPlanner, for_each_layer
+from .layer_planner import LayerPlan, LayerPlanner
+from .local_search import for_each_layer
 from .pooling import Point
 from .search import search
 

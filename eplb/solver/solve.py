@@ -17,7 +17,7 @@ from ..plan import OPTIMAL_GAP, Plan, Status, gaps, placement_digest
 from ..problem import Problem
 from ..traffic import off_home_share
 from . import bounds, hierarchical, local_search, moves
-from .local_search import Settings
+from .layer_planner import LayerPlanner, Settings
 from .outlook import WINDOWS
 from .pooling import Point, at_price, within
 from .repair import repair as remove_duplicates
@@ -86,7 +86,7 @@ def solve(
         if strategy == "exact":
             lower_bound = _close_layers(problem, placed, lower_bound, settings, stop)
             if problem.current is not None:
-                planner = local_search.LayerPlanner(problem, lower_bound, settings)
+                planner = LayerPlanner(problem, lower_bound, settings)
                 for layer in range(problem.num_layers):
                     placed.slots[layer] = moves.renumbered(planner, layer, placed.slots[layer])
         placement = _placement(problem, placed.slots, placed.home if problem.binds_nodes else None)
@@ -136,7 +136,7 @@ def _replan(
 ) -> tuple[local_search.Placed, list[dict[str, Any]]]:
     """The placement within the budget or at the price of moves, and what other budgets would
     give."""
-    planner = local_search.LayerPlanner(problem, lower_bound, settings)
+    planner = LayerPlanner(problem, lower_bound, settings)
     found, stopped = moves.curves(planner, stop, progress)
     least = int(sum(min(point.cost for point in points) for points in found))
     if problem.max_moves is not None and problem.max_moves < least:

@@ -16,7 +16,7 @@ from .. import metrics
 from .._arrays import Floats
 from ..plan import Plan
 from ..problem import Problem
-from ..solver.local_search import Settings
+from ..solver.layer_planner import Settings
 from ..solver.outlook import OUTLOOKS, WINDOWS
 from ..solver.solve import solve
 

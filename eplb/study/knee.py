@@ -7,7 +7,7 @@ import numpy as np
 
 from ..errors import EplbError, InfeasibleError
 from ..problem import Problem, legal_redundant
-from ..solver.local_search import Settings
+from ..solver.layer_planner import Settings
 from ..solver.solve import solve
 
 # The curve goes to so many slots a GPU beyond the least, on so many layers, at this effort.

@@ -12,7 +12,7 @@ from eplb.errors import InfeasibleError, InputError
 from eplb.migration import migrate
 from eplb.placement import Placement, linear
 from eplb.problem import Problem
-from eplb.solver.local_search import Settings
+from eplb.solver.layer_planner import Settings
 from eplb.solver.pooling import Point, at_price, within
 from eplb.solver.solve import solve
 from eplb.topology import Topology

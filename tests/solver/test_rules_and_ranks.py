@@ -12,7 +12,7 @@ from eplb.errors import InfeasibleError, InputError
 from eplb.formats.plans import plan_bytes
 from eplb.problem import Problem
 from eplb.solver import bounds
-from eplb.solver.local_search import Settings
+from eplb.solver.layer_planner import Settings
 from eplb.solver.outlook import FUTURES, WINDOWS, windows_to_plan
 from eplb.solver.solve import solve
 from eplb.topology import Topology

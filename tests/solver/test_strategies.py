@@ -14,7 +14,7 @@ from eplb.formats.traces import read_trace
 from eplb.plan import OPTIMAL_GAP
 from eplb.problem import Problem
 from eplb.solver import bounds, kernels, nodes
-from eplb.solver.local_search import Settings
+from eplb.solver.layer_planner import Settings
 from eplb.solver.solve import STRATEGIES, Strategy, solve
 from eplb.topology import Topology
 from eplb.trace import LoadTrace

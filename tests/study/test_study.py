@@ -5,7 +5,7 @@ import pytest
 
 from eplb.errors import InfeasibleError
 from eplb.problem import Problem
-from eplb.solver.local_search import Settings
+from eplb.solver.layer_planner import Settings
 from eplb.solver.outlook import OUTLOOKS
 from eplb.solver.solve import solve
 from eplb.study.backtest import SHORTEST, back_test, plan_ahead
