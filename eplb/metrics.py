@@ -58,14 +58,22 @@ def peak_loads(rank_load: Floats) -> Floats:
     return peaks
 
 
-def balancedness(
-    rank_load: Floats, num_live_ranks: int | None = None, mean: Floats | None = None
-) -> Floats:
+def slot_peaks(load_EW: Floats, slots: Ints, pace: Floats) -> Floats:
+    """The busiest rank's load of each window, (W,), for one layer whose ranks, each with its
+    `pace` (R,), hold `slots` (S,): what `rank_loads` gives, for a search that has no placement."""
+    count = np.bincount(slots, minlength=len(load_EW))
+    on_slot = even_split(load_EW, count[:, None])[slots]
+    by_rank = on_slot.reshape(len(pace), -1, load_EW.shape[1]).sum(axis=1)
+    peaks: Floats = (by_rank * pace[:, None]).max(axis=0)
+    return peaks
+
+
+def balancedness(rank_load: Floats, mean: Floats | None = None) -> Floats:
     """Mean over largest rank load, of shape (W, L), from `rank_load` (W, L, R); 1 where a layer
-    carries no load. The mean is over `num_live_ranks`, all R by default, or is given, (W, L)."""
+    carries no load. The mean is over all R ranks, or is given, (W, L)."""
     peak = peak_loads(rank_load)
     if mean is None:
-        mean = rank_load.sum(axis=2) / (num_live_ranks or rank_load.shape[2])
+        mean = rank_load.mean(axis=2)
     ratio: Floats = np.divide(mean, peak, out=np.ones_like(peak), where=peak > 0)
     return ratio
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from .._arrays import Floats, Ints
+from ..metrics import slot_peaks
 from . import kernels
 from .exact_kernels import ROUNDING
 
@@ -37,11 +38,7 @@ class Gap:
 
     def peaks_W(self, slots_S: Ints) -> Floats:
         """Of each window, the busiest rank's load."""
-        count_E = np.bincount(slots_S, minlength=len(self.load_EW))
-        share_SW = (self.load_EW / count_E[:, None])[slots_S]
-        by_rank = share_SW.reshape(self.num_ranks, self.slots_per_rank, -1).sum(axis=1)
-        peaks: Floats = by_rank.max(axis=0)
-        return peaks
+        return slot_peaks(self.load_EW, slots_S, np.ones(self.num_ranks))
 
     def refuted(self, goal: float) -> None:
         """No placement is below `goal`."""

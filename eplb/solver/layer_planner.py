@@ -253,10 +253,7 @@ class LayerPlanner:
     def peak(self, layer: int, slots: Ints) -> float:
         """The layer's peak load in the recorded windows."""
         load_EW, _ = self.loads(layer, WINDOWS)
-        count = np.bincount(slots, minlength=len(load_EW))
-        on_slot = (load_EW / count[:, None])[slots]
-        by_rank = on_slot.reshape(len(self.node_R), -1, on_slot.shape[1]).sum(axis=1)
-        return float((by_rank * self.pace_R[:, None]).max(axis=0).sum())
+        return float(metrics.slot_peaks(load_EW, slots, self.pace_R).sum())
 
     def _search(self, layer: int, load_EW: Floats, value: Floats, hurry: bool) -> LayerPlan:
         home = self.homes_of(layer, load_EW)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .. import metrics
 from .._arrays import Floats, Ints
 from ..placement import Placement
 from ..problem import Problem
@@ -67,7 +68,5 @@ def _mend(
 
 
 def _peak(load_EW: Floats, slots: Ints, slots_per_rank: int) -> float:
-    count = np.bincount(slots, minlength=len(load_EW))
-    on_slot: Floats = (load_EW / count[:, None])[slots]
-    by_rank = on_slot.reshape(-1, slots_per_rank, load_EW.shape[1]).sum(axis=1)
-    return float(by_rank.max(axis=0).sum())
+    alike = np.ones(len(slots) // slots_per_rank)
+    return float(metrics.slot_peaks(load_EW, slots, alike).sum())
