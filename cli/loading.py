@@ -66,9 +66,9 @@ def count(
     """The windows of a file: routes are cut, counts are what they are."""
     if isinstance(reading.trace, RouteTrace):
         return reading.trace.windows(window_tokens, window_steps)
-    if window_tokens is not None or window_steps is not None:
+    if window_tokens is not None:
         raise InputError(
-            f"{path} holds counts by window, which cannot be cut again; --window-tokens and"
-            " --window-steps are for token routes"
+            f"{path} holds counts by window, which cannot be cut by tokens; --window-tokens is for"
+            " token routes"
         )
-    return reading.trace
+    return reading.trace if window_steps is None else reading.trace.summed(window_steps)

@@ -142,6 +142,43 @@ class LoadTrace:
             scenario=self.scenario[keep],
         )
 
+    def summed(self, window_steps: int) -> "LoadTrace":
+        """Neighbouring windows added up to windows of so many engine steps; a partial last one is
+        dropped.
+
+        Raises
+        ------
+        InputError
+            When windows of the trace cannot make up such a window, or do not fill one.
+        """
+        if self.window_steps is None:
+            raise InputError(
+                "the counts do not say how many engine steps a window has, so --window-steps cannot"
+                " add windows up"
+            )
+        size = window_steps // self.window_steps
+        if window_steps != size * self.window_steps:
+            raise InputError(
+                f"windows of {self.window_steps} steps do not add up to {window_steps};"
+                f" --window-steps {max(size, 1) * self.window_steps} would be the nearest that does"
+            )
+        count = self.num_windows // size
+        if not count:
+            raise InputError(
+                f"a window of {window_steps} steps is longer than the trace, which has"
+                f" {self.num_windows * self.window_steps}"
+            )
+        kept = self._only(slice(count * size))
+        if size == 1:
+            return kept
+        return replace(
+            kept,
+            tokens=kept.tokens.reshape(count, size, self.num_layers, -1).sum(axis=1),
+            window_weight=kept.window_weight.reshape(count, size).mean(axis=1),
+            scenario=kept.scenario[::size],
+            window_steps=window_steps,
+        )
+
     def dense_layers(self) -> Bools:
         """Which layers carry no load in any window, of shape (L,): dense layers, as recorders
         that number all decoder layers write them."""

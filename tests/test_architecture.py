@@ -17,7 +17,7 @@ LAYERS = [
     {"study", "plugins"},
     {"formats", "solver", "simulator", "checkpoint", "runtime", "plotting"},
     {"plan", "problem", "metrics", "traffic", "migration", "manifest", "control", "findings"},
-    {"topology", "trace", "placement", "synthetic"},
+    {"topology", "trace", "placement", "synthetic", "model"},
     {"errors", "_arrays"},
 ]
 APART = LAYERS[2]
@@ -25,7 +25,11 @@ HEAVY = {
     "ortools": {"solver"},
     "scipy": {"solver"},
     "numba": {"solver"},
-    "torch": {"runtime", "formats"},
+    "torch": {"runtime", "formats", "plugins"},
+    "transformers": {"runtime"},
+    "safetensors": {"formats"},
+    "pyarrow": {"formats"},
+    "gguf": {"formats"},
     "matplotlib": {"plotting"},
     "click": {"cli"},
     "rich": {"cli"},

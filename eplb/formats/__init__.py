@@ -1,5 +1,5 @@
 """Files to and from the types of the library; nothing else opens a trace, map or plan file.
 
-Every trace format is a module with `NAME`, `DESCRIPTION`, `detect(content)` and
-`read(content, num_experts)`.
+`recorders/` reads what engines recorded, `engines/` reads and writes the placement maps that they
+start with; `traces` and `plans` are the doors to both.
 """

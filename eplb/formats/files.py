@@ -24,6 +24,10 @@ ZIP_MAGIC = b"PK\x03\x04"
 
 # The oldest date a zip entry can have, so that the same arrays give the same bytes.
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+# What is packed more tightly than this, and unpacks to more than this many bytes, is refused.
+_LARGEST_RATIO = 100
+_MOST_UNPACKED = 2**28
+_BLOCK = 2**24
 
 
 def read_bytes(path: str) -> bytes:
@@ -38,12 +42,30 @@ def read_bytes(path: str) -> bytes:
         data = _read_stdin() if path == "-" else Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
-    if data.startswith(GZIP_MAGIC):
-        try:
-            return gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(f"{name_of(path)} is not a whole gzip file: {error}") from None
-    return data
+    return _unpacked(data, name_of(path)) if data.startswith(GZIP_MAGIC) else data
+
+
+def _unpacked(data: bytes, name: str) -> bytes:
+    """A gzip file unpacked, unless it was made to fill the memory."""
+    out = bytearray()
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+            while block := packed.read(_BLOCK):
+                out += block
+                check_unpacked(len(data), len(out), name)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{name} is not a whole gzip file: {error}") from None
+    return bytes(out)
+
+
+def check_unpacked(packed: int, unpacked: int, name: str) -> None:
+    """Raise `InputError` for a file of `packed` bytes that would fill the memory: recorded loads
+    never pack as tightly as that."""
+    if unpacked > _MOST_UNPACKED and unpacked > _LARGEST_RATIO * packed:
+        raise InputError(
+            f"{name} has {packed:,} bytes and unpacks to more than {unpacked:,}, as no recording"
+            " does; unpack it yourself if you trust it"
+        )
 
 
 def _read_stdin() -> bytes:
@@ -111,13 +133,36 @@ def read_npz(data: bytes, name: str) -> dict[str, Numbers]:
         When it is not a whole NPZ file of plain arrays.
     """
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files}
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            check_unpacked(len(data), sum(entry.file_size for entry in archive.infolist()), name)
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in arrays.files}
+    except InputError:
+        raise
     except Exception as error:  # a broken archive makes numpy and zipfile raise anything
-        reason = str(error).split("\n")[0]
-        if "allow_pickle" in reason:
-            reason = "it holds pickled Python objects, which are never loaded"
-        raise InputError(f"{name} is not a readable NPZ file: {reason}") from None
+        raise InputError(f"{name} is not a readable NPZ file: {_reason(error)}") from None
+
+
+def read_npy(data: bytes, name: str) -> Numbers:
+    """The array of an NPY file; pickled objects are refused.
+
+    Raises
+    ------
+    InputError
+        When it is not a whole NPY file of one plain array.
+    """
+    try:
+        array: Numbers = np.load(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # a broken header makes numpy raise anything
+        raise InputError(f"{name} is not a readable NPY file: {_reason(error)}") from None
+    return array
+
+
+def _reason(error: Exception) -> str:
+    reason = str(error).split("\n")[0]
+    if "allow_pickle" in reason:
+        return "it holds pickled Python objects, which are never loaded"
+    return reason
 
 
 def npz_bytes(arrays: dict[str, Numbers]) -> bytes:

@@ -10,6 +10,7 @@ import orjson
 from .._arrays import Numbers
 from ..errors import InputError
 from ..trace import LoadTrace, RouteTrace
+from .source import Hints, Source
 
 NAME = "eplb"
 DESCRIPTION = "eplb trace: JSON (.json, .json.gz) or NPZ: loads [W][L][E]; NPZ: routes [T, L, k]"
@@ -21,30 +22,32 @@ _OF_LOADS = ("loads", "window_weight", "scenario")
 _OF_ROUTES = ("routes", "source_rank", "request", "step", "window_tokens")
 
 
-def detect(content: Any) -> bool:
-    """Whether parsed JSON or the arrays of an NPZ file are of this format."""
+def detect(source: Source) -> bool:
+    """Whether it is JSON or an NPZ file of this format."""
+    if source.kind not in ("json", "npz"):
+        return False
+    content = source.content
     if isinstance(content, Mapping):
         return content.get("format") == FORMAT or "loads" in content or "routes" in content
     return isinstance(content, list)
 
 
-def read(content: Any, num_experts: int | None = None) -> tuple[LoadTrace | RouteTrace, list[str]]:
-    """The trace that `content` holds, and remarks on how it was read.
-
-    `num_experts` serves routes whose metadata do not say it.
+def read(source: Source, hints: Hints) -> tuple[LoadTrace | RouteTrace, list[str]]:
+    """The trace that a file holds, and remarks on how it was read.
 
     Raises
     ------
     InputError
         When keys are missing or values are not what they should be.
     """
+    content = source.content
     if isinstance(content, list):
         return LoadTrace(as_windows(nested_array(content, "loads"))), []
     _check_header(content)
     is_routes = "routes" in content
     known = (*_COMMON, *_HEADER, *(_OF_ROUTES if is_routes else _OF_LOADS))
     notes = [f"unknown key {key!r} was left aside" for key in content if key not in known]
-    trace = _routes(content, notes, num_experts) if is_routes else _loads(content)
+    trace = _routes(content, notes, hints.experts()) if is_routes else _loads(content)
     return trace, notes
 
 

@@ -1,12 +1,27 @@
 """Any trace file, found by its content, and the project's own files written."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ..errors import InputError
+from ..errors import EplbError, InputError
+from ..model import Model
+from ..placement import Placement
 from ..trace import LoadTrace, RouteTrace
-from . import files, native, sglang
+from . import files, native
+from .recorders import sglang
+from .source import Hints, Source
 
 READERS = (native, sglang)
+
+
+_KINDS = {
+    "json": "JSON",
+    "jsonl": "JSON lines",
+    "npz": "an NPZ file",
+    "npy": "an NPY file",
+    "torch": "a torch file",
+    "gguf": "a GGUF file",
+    "parquet": "a Parquet file",
+}
 
 
 class Reading(NamedTuple):
@@ -17,42 +32,59 @@ class Reading(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read_trace(path: str, num_experts: int | None = None) -> Reading:
-    """Read a trace in any known format; `-` is standard input.
+def read_trace(
+    path: str,
+    num_experts: int | None = None,
+    model: Model | None = None,
+    window_steps: int | None = None,
+    recorded_under: Placement | None = None,
+) -> Reading:
+    """Read a trace in any known format; `-` is standard input, a folder is one recording.
 
-    `num_experts` serves routes whose file does not say how many experts there are.
+    The other parameters say what the recording may not say itself: see `Hints`. With a model, the
+    trace is checked against it and takes its layer numbers.
 
     Raises
     ------
     InputError
         When the file cannot be read or makes no sense; the message begins with its name.
+    RefusedError
+        When it is of another model.
     """
     with files.paused_gc():
-        return _read(path, num_experts)
+        source = Source(path)
+        try:
+            return _read(source, Hints(num_experts, model, window_steps, recorded_under))
+        except EplbError as error:
+            if str(error).startswith(source.name):
+                raise
+            raise type(error)(f"{source.name}: {error}") from None
 
 
-def _read(path: str, num_experts: int | None) -> Reading:
-    name = files.name_of(path)
-    data = files.read_bytes(path)
-    content: Any
-    if data.startswith(files.ZIP_MAGIC):
-        content = files.read_npz(data, name)
-    else:
-        content = files.parse_json(data, name)
-    del data
-    if isinstance(content, dict) and content.get("format") == "eplb-plan":
-        raise InputError(f"{name} is a plan; a trace of loads is expected here")
+def _read(source: Source, hints: Hints) -> Reading:
     for reader in READERS:
-        if reader.detect(content):
-            try:
-                trace, notes = reader.read(content, num_experts)
-            except InputError as error:
-                raise InputError(f"{name}: {error}") from None
+        if reader.detect(source):
+            trace, notes = reader.read(source, hints)
+            if hints.model is not None:
+                trace, remarks = hints.model.describe(trace)
+                notes = [*notes, *remarks]
             return Reading(trace, reader.NAME, tuple(notes))
-    keys = ", ".join(map(repr, list(content)[:6])) if isinstance(content, dict) else repr(content)
-    raise InputError(
-        f"{name} is of no format known here (it holds {keys[:80]}); `eplb formats` lists them"
-    )
+    raise InputError(f"no recording known here: {_found(source)}; `eplb formats` lists what is")
+
+
+def _found(source: Source) -> str:
+    """What is in a file that nobody reads."""
+    if source.kind == "folder":
+        names = ", ".join(member.base for member in source.members("")[:4])
+        return f"a folder with {names or 'no file'}"
+    if source.kind == "json" and isinstance(source.content, dict):
+        if source.content.get("format") == "eplb-plan":
+            raise InputError("it is a plan; a trace of loads is expected here")
+        return f"JSON with {', '.join(map(repr, list(source.content)[:6]))[:80] or 'no key'}"
+    if source.kind in ("text", "bytes"):
+        data = source.data()
+        return f"it begins with {data[:8]!r}" if data.strip() else "it is empty"
+    return _KINDS[source.kind]
 
 
 def write_trace(trace: LoadTrace | RouteTrace, path: str, force: bool = False) -> None:

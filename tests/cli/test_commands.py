@@ -164,7 +164,7 @@ REFUSALS = [
     ("window", ["--windows", "7:"], 2, "the trace has 3 windows"),
     ("weight", ["--scenario", "x=heavy"], 2, "'heavy' is no weight"),
     ("scenario", ["--scenario", "none.json"], 2, "none.json cannot be read"),
-    ("counts", ["--window-tokens", "4"], 2, "cannot be cut again"),
+    ("counts", ["--window-tokens", "4"], 2, "cannot be cut by tokens"),
     ("repair", ["--repair"], 2, "--repair mends what"),
     ("strategy", ["--strategy", "magic"], 2, "Invalid value for '--strategy'"),
     ("option", ["--colour"], 2, "No such option"),

@@ -148,8 +148,8 @@ HOSTILE = {
     "a literal Infinity": ("[[1,\n Infinity]]", "line 2, column 2: Infinity is not a load"),
     "a negative Infinity": ("[[1, -Infinity]]", "-Infinity is not a load"),
     "a number that overflows": ("[[1, 1e999]]", "not valid JSON|is inf"),
-    "a number": ("3", "no format known"),
-    "a text": ('"loads"', "no format known"),
+    "a number": ("3", "no recording known"),
+    "a text": ('"loads"', "no recording known"),
     "an empty list": ("[]", "loads is empty"),
     "an empty row": ("[[]]", "loads.0. is empty"),
     "a flat list": ("[1, 2]", "nested 1 deep"),
@@ -166,7 +166,7 @@ HOSTILE = {
     "a negative load": ("[[1, -2]]", r"loads\[0\]\[0\]\[1\] is -2"),
     "a load above 2^53": ("[[1, 9007199254740993]]", "above 2\\^53"),
     "a load above 2^64": ("[[1, 99999999999999999999999]]", "above 2\\^53"),
-    "an empty object": ("{}", "no format known"),
+    "an empty object": ("{}", "no recording known"),
     "another format": ('{"format": "csv", "loads": [[1]]}', "the format is 'csv'"),
     "a later version": ('{"version": 2, "loads": [[1]]}', "version 2"),
     "no loads": ('{"format": "eplb-trace"}', "neither 'loads' nor 'routes'"),
@@ -184,7 +184,7 @@ HOSTILE = {
     "routes as text": ('{"routes": "none"}', "from NPZ files only"),
     "ragged routes": ('{"routes": [[[1, 2], [3]]]}', "from NPZ files only"),
     "a mask": ("[[1, 2], [true, false]]", r"loads\[1\]\[0\] is true"),
-    "no json at all": ("oops", "neither JSON, gzip nor NPZ"),
+    "no json at all": ("oops", "no recording known here: it begins with b'oops'"),
 }
 
 
@@ -223,20 +223,29 @@ def _lying() -> bytes:
     return out.getvalue()
 
 
+def _bomb() -> bytes:
+    """An array of zeros, packed a thousandfold."""
+    out = io.BytesIO()
+    np.savez_compressed(out, loads=np.zeros((1, 2**13, 2**13), np.int64))
+    return out.getvalue()
+
+
 HOSTILE_BYTES = {
-    "a cut zip": (_npz(loads=np.ones((2, 2)))[:200], "not a readable NPZ"),
+    "a cut zip": (_npz(loads=np.ones((2, 2)))[:200], "begins as a zip archive"),
     "a cut gzip": (gzip.compress(b"[[1]]")[:12], "not a whole gzip file"),
     "pickled objects": (_npz(loads=np.array([None, {}])), "never loaded"),
     "a table of text": (_npz(loads=np.array([["a"]])), "numbers are expected"),
     "complex loads": (_npz(loads=np.ones((1, 1), complex)), "numbers are expected"),
     "NaN loads": (_npz(loads=np.array([[np.nan]])), "is NaN"),
-    "no loads": (_npz(other=np.ones(1)), "no format known"),
+    "no loads": (_npz(other=np.ones(1)), "no recording known"),
     "routes of fractions": (_npz(routes=np.ones((1, 1, 1))), "integers"),
     "routes of two axes": (_npz(routes=np.ones((1, 1), int)), r"\[tokens, layers, top_k\]"),
     "routes of another top_k": (_npz(routes=np.ones((1, 1, 1), int), top_k=2), "top_k is 2"),
     "routes without tokens": (_npz(routes=np.ones((0, 1, 1), int)), "at least one of each"),
     "steps of text": (_npz(routes=np.ones((1, 1, 1), int), step=np.array(["a"])), "'step' is"),
-    "binary rubbish": (bytes(range(128, 256)), "neither JSON, gzip nor NPZ"),
+    "binary rubbish": (bytes(range(128, 256)), "no recording known here: it begins with"),
+    "a zip that fills the memory": (_bomb(), "unpacks to more than"),
+    "a gzip that fills the memory": (gzip.compress(bytes(2**29), 1), "unpacks to more than"),
     "an encrypted zip": (_patched(flag=1), "'?loads.npy'? is encrypted"),
     "another compression": (_patched(method=99), "not a readable NPZ"),
     "a shape that lies": (_lying(), "not a readable NPZ file: .*shape"),
@@ -258,7 +267,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     """The reason is the system's own."""
     with pytest.raises(InputError, match=r"none.json cannot be read: No such file"):
         read_trace(str(tmp_path / "none.json"))
-    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+    with pytest.raises(InputError, match="no recording known here: a folder with no file"):
         read_trace(str(tmp_path))
 
 
