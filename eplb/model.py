@@ -87,13 +87,13 @@ class Model:
         """The model's numbers of the rows of a trace; `dense` marks rows that carry nothing."""
         moe, rows = np.array(self.moe_layer_ids), len(layer_ids)
         # Rows numbered from 0 may be the layers with experts in their order: no recorder numbers
-        # them so unless it knows no other.
+        # them so unless it knows no other. Not so when just the rows of dense layers are empty:
+        # then they are the first of all decoder layers.
+        fits = dense.any() and np.isin(layer_ids[~dense], moe).all()
         if np.array_equal(layer_ids, np.arange(rows)) and not np.array_equal(layer_ids, moe):
-            if rows == len(moe):
-                return moe, [f"rows are taken for layers {_span(self.moe_layer_ids)} of the model"]
-            if rows == len(self.all_layer_ids) and self.mtp_layer_ids:
-                both = self.all_layer_ids
-                return np.array(both), [f"rows are taken for layers {_span(both)} of the model"]
+            for ids in (self.moe_layer_ids, self.all_layer_ids):
+                if rows == len(ids) and not fits:
+                    return np.array(ids), [f"rows are taken for layers {_span(ids)} of the model"]
         unknown = ~np.isin(layer_ids, self.all_layer_ids) & ~dense
         if unknown.any():
             wrong = layer_ids[unknown]
@@ -102,13 +102,25 @@ class Model:
                 f" ({self.name}: {len(moe)} such layers, {_span(self.moe_layer_ids)});"
                 f" the layers do not fit ({how_layers_differ(layer_ids[~dense], moe)})"
             )
-        return layer_ids, []
+        idle = tuple(layer for layer in self.moe_layer_ids if layer not in layer_ids[~dense])
+        notes = (
+            [f"no load in layers {_span(idle)}, which have experts in the model"] if idle else []
+        )
+        return layer_ids, notes
 
 
 def _dense(trace: LoadTrace | RouteTrace) -> Bools:
     """Which rows carry nothing at all, of shape (L,)."""
     if isinstance(trace, LoadTrace):
         return trace.dense_layers()
+    if trace.top_k > 1:
+        for row in np.flatnonzero((trace.experts[0] == 0).all(axis=1)):
+            if not trace.experts[:, row].any():
+                raise RefusedError(
+                    f"the routes of layer {trace.layer_ids[row]} name expert 0 only, {trace.top_k}"
+                    " times for every token: what recorders write where a layer has no experts."
+                    " −1 is expected there, or the layer left out"
+                )
     if trace.experts.dtype.kind == "u":
         return np.zeros(trace.experts.shape[1], bool)
     empty: Bools = np.all(trace.experts < 0, axis=(0, 2))
