@@ -21,6 +21,8 @@ from ..errors import InputError
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZIP_MAGIC = b"PK\x03\x04"
+# What opening a broken zip archive raises.
+ZIP_ERRORS = (OSError, zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, ValueError)
 
 # The oldest date a zip entry can have, so that the same arrays give the same bytes.
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)

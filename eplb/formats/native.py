@@ -13,7 +13,10 @@ from ..trace import LoadTrace, RouteTrace
 from .source import Hints, Source
 
 NAME = "eplb"
-DESCRIPTION = "eplb trace: JSON (.json, .json.gz) or NPZ: loads [W][L][E]; NPZ: routes [T, L, k]"
+DESCRIPTION = (
+    "traces: .npz, .json, .json.gz with loads [W][L][E]; .npz with token routes [T, L, k]; bare"
+    " nested lists"
+)
 FORMAT, VERSION = "eplb-trace", 1
 
 _COMMON = ("layer_ids", "num_groups", "window_steps", "phase", "model")
@@ -40,7 +43,17 @@ def read(source: Source, hints: Hints) -> tuple[LoadTrace | RouteTrace, list[str
     InputError
         When keys are missing or values are not what they should be.
     """
-    content = source.content
+    return parse(source.content, hints)
+
+
+def parse(content: Any, hints: Hints) -> tuple[LoadTrace | RouteTrace, list[str]]:
+    """The trace that parsed JSON, or the arrays of an NPZ file, hold, and remarks.
+
+    Raises
+    ------
+    InputError
+        As `read`.
+    """
     if isinstance(content, list):
         return LoadTrace(as_windows(nested_array(content, "loads"))), []
     _check_header(content)

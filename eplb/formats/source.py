@@ -50,6 +50,10 @@ class Hints:
         return self.num_experts or (self.model.num_experts if self.model else None)
 
 
+# Bytes that tell the kind of a file.
+_HEAD = 4096
+
+
 class Source:
     """One file, folder or standard input (`-`).
 
@@ -62,6 +66,7 @@ class Source:
         self.path = path
         self.name = files.name_of(path)
         self._data: bytes | None = None
+        self._known: dict[Path, Source] = {}
         self.kind = self._kind()
 
     @property
@@ -80,7 +85,7 @@ class Source:
             case "npy":
                 return files.read_npy(self.data(), self.name)
             case "torch":
-                return tensors.read_torch(self.path if self._on_disk else self.data(), self.name)
+                return tensors.read_torch(self.path if self.on_disk else self.data(), self.name)
         return self.data()
 
     def release(self) -> None:
@@ -105,7 +110,7 @@ class Source:
         InputError
             When a line is no JSON.
         """
-        stream = io.BytesIO(self.data()) if not self._on_disk else open(self.path, "rb")  # noqa: SIM115
+        stream = io.BytesIO(self.data()) if not self.on_disk else open(self.path, "rb")  # noqa: SIM115
         with stream:
             for number, line in enumerate(stream, start=1):
                 if line.strip():
@@ -120,20 +125,27 @@ class Source:
         InputError
             When one of them is a link that leaves the folder, or no plain file.
         """
-        root = Path(self.path).resolve()
-        found = []
-        for path in sorted(Path(self.path).iterdir()):
-            if not path.name.endswith(endings):
-                continue
-            if not path.resolve().is_relative_to(root):
+        return [self._member(path) for path in self._paths if path.name.endswith(endings)]
+
+    @cached_property
+    def _paths(self) -> list[Path]:
+        try:
+            return sorted(Path(self.path).iterdir())
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read: {error.strerror}") from None
+
+    def _member(self, path: Path) -> "Source":
+        """A file of the folder, the same one each time, so that its content is kept."""
+        if path not in self._known:
+            if not path.resolve().is_relative_to(Path(self.path).resolve()):
                 raise InputError(
-                    f"{self.name}: {path.name} is a link out of the folder, to {path.resolve()};"
+                    f"{path.name} is a link out of the folder, to {path.resolve()};"
                     " put the file itself there"
                 )
             if not path.is_file():
-                raise InputError(f"{self.name}: {path.name} is no plain file")
-            found.append(str(path))
-        return [Source(path) for path in found]
+                raise InputError(f"{path.name} is no plain file")
+            self._known[path] = Source(str(path))
+        return self._known[path]
 
     def file(self, name: str) -> "Source | None":
         """The file of a folder that has this name, if it is there."""
@@ -145,7 +157,7 @@ class Source:
         return os.path.basename(self.path)
 
     @cached_property
-    def _on_disk(self) -> bool:
+    def on_disk(self) -> bool:
         """Whether the path itself holds the bytes: no standard input, not packed."""
         if self.path == "-":
             return False
@@ -156,13 +168,13 @@ class Source:
         if self.path != "-":
             try:
                 with open(self.path, "rb") as file:
-                    head = file.read(4096)
+                    head = file.read(_HEAD)
             except OSError as error:
                 raise InputError(f"{self.path} cannot be read: {error.strerror}") from None
             if not head.startswith(files.GZIP_MAGIC):
                 return head
         self._data = files.read_bytes(self.path)
-        return self._data[:4096]
+        return self._data[:_HEAD]
 
     def _kind(self) -> str:
         if self.path != "-" and os.path.isdir(self.path):
@@ -175,15 +187,27 @@ class Source:
                 return kind
         text = head.lstrip()
         if text[:1] in (b"{", b"["):
-            return "jsonl" if _is_jsonl(head) else "json"
+            return "jsonl" if _is_jsonl(self._first_line(head)) else "json"
         return "text" if text and b"\x00" not in head else "bytes"
+
+    def _first_line(self, head: bytes) -> bytes:
+        """`head`, with its first line whole and the beginning of the next; records of large models
+        have lines of megabytes."""
+        if len(head) < _HEAD or b"\n" in head.lstrip() or not head.lstrip().startswith(b"{"):
+            return head
+        stream = open(self.path, "rb") if self._data is None else io.BytesIO(self._data)  # noqa: SIM115
+        with stream:
+            line = b""
+            while not line.strip():
+                line = stream.readline()
+            return line + stream.read(_HEAD)
 
     def _zip_kind(self) -> str:
         place = io.BytesIO(self._data) if self._data is not None else self.path
         try:
             with zipfile.ZipFile(place) as archive:
                 names = archive.namelist()
-        except (OSError, zipfile.BadZipFile) as error:
+        except files.ZIP_ERRORS as error:
             raise InputError(
                 f"{self.name} begins as a zip archive and is not a whole one: {error}"
             ) from None
@@ -194,7 +218,6 @@ def _is_jsonl(head: bytes) -> bool:
     """Whether a first line is a whole JSON object and another line follows."""
     line, newline, rest = head.lstrip().partition(b"\n")
     if not newline or not rest.strip() or not line.startswith(b"{"):
-        # A first line longer than the head: taken for JSON, whose parser tells where it ends.
         return False
     try:
         orjson.loads(line)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from . import files
 
 # torch stores tensors unpacked, so a file that unpacks to more than this many times its size is
 # made to fill the memory.
@@ -61,7 +62,7 @@ def _check_size(place: str | bytes, name: str) -> None:
     try:
         with zipfile.ZipFile(io.BytesIO(place) if isinstance(place, bytes) else place) as archive:
             whole = sum(entry.file_size for entry in archive.infolist())
-    except (OSError, zipfile.BadZipFile):
+    except files.ZIP_ERRORS:
         return  # not a zip file; torch says what is wrong with it
     if whole > _LARGEST_RATIO * size + 2**20:
         raise InputError(

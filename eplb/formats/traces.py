@@ -1,5 +1,6 @@
 """Any trace file, found by its content, and the project's own files written."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import EplbError, InputError
@@ -7,10 +8,34 @@ from ..model import Model
 from ..placement import Placement
 from ..trace import LoadTrace, RouteTrace
 from . import files, native
-from .recorders import sglang
+from .recorders import (
+    arrays,
+    imatrix,
+    megatron,
+    mindie,
+    route_log,
+    routed_experts,
+    sglang,
+    tables,
+    trtllm,
+    vllm,
+)
 from .source import Hints, Source
 
-READERS = (native, sglang)
+# In the order they are asked; `native` last, as it takes any list for loads.
+READERS = (
+    sglang,
+    vllm,
+    trtllm,
+    routed_experts,
+    route_log,
+    imatrix,
+    mindie,
+    megatron,
+    tables,
+    arrays,
+    native,
+)
 
 
 _KINDS = {
@@ -75,7 +100,7 @@ def _read(source: Source, hints: Hints) -> Reading:
 def _found(source: Source) -> str:
     """What is in a file that nobody reads."""
     if source.kind == "folder":
-        names = ", ".join(member.base for member in source.members("")[:4])
+        names = ", ".join(sorted(path.name for path in Path(source.path).iterdir())[:4])
         return f"a folder with {names or 'no file'}"
     if source.kind == "json" and isinstance(source.content, dict):
         if source.content.get("format") == "eplb-plan":

@@ -1,38 +1,73 @@
-"""SGLang's expert counts as JSON: `{"logical_count": [layers][experts]}`, or with passes first."""
+"""SGLang's expert distribution recorder: which of its dumps a file or folder is.
+
+Modes `stat` and `stat_approx` write one file of counts by pass and logical expert (`stat`),
+`per_pass` and `per_token` one a rank by pass and slot (`passes`); versions before them wrote
+one CSV a rank (`table`). People also keep the counts as JSON.
+"""
 
 from collections.abc import Mapping
 
-from ...errors import InputError
-from ...trace import LoadTrace
-from ..native import as_windows, nested_array
-from ..source import Hints, Source
+from ....errors import InputError
+from ....trace import LoadTrace, RouteTrace
+from ...source import Hints, Source
+from .passes import read_passes
+from .stat import read_json, read_stat
+from .table import is_table, read_tables
 
 NAME = "sglang"
-DESCRIPTION = 'SGLang expert counts: JSON {"logical_count": [layers][experts]}, dense layers zero'
+DESCRIPTION = (
+    "SGLang expert counts: .pt dumps of every recorder mode (file or folder), its old CSV, JSON"
+)
 
-_KNOWN = ("logical_count", "rank", "average_utilization_rate_over_window")
+_DUMPS = {"stat": read_stat, "passes": read_passes, "csv": read_tables}
+# How the recorder begins the names of all its files.
+_OWN_NAME = "expert_distribution_"
 
 
 def detect(source: Source) -> bool:
-    """Whether it is JSON of this format."""
-    return (
-        source.kind == "json"
-        and isinstance(source.content, Mapping)
-        and "logical_count" in source.content
-    )
+    """Whether it is a dump of the recorder, a folder of such, or JSON of its counts."""
+    return _mode(source) == "json" or bool(_dumps(source))
 
 
-def read(source: Source, hints: Hints) -> tuple[LoadTrace, list[str]]:
-    """The trace that the file holds, and remarks on how it was read.
+def read(source: Source, hints: Hints) -> tuple[LoadTrace | RouteTrace, list[str]]:
+    """The trace that a file or folder holds, and remarks on how it was read.
 
     Raises
     ------
     InputError
-        When the counts are not a nested list of numbers.
+        When a file is not as the recorder writes it, or the files do not fit together.
+    RefusedError
+        When the recording is of another number of experts than the hints say.
     """
-    content = source.content
-    counts = content["logical_count"]
-    if not isinstance(counts, list):
-        raise InputError("'logical_count' is no list; [layers][experts] is expected")
-    notes = [f"unknown key {key!r} was left aside" for key in content if key not in _KNOWN]
-    return LoadTrace(as_windows(nested_array(counts, "logical_count"))), notes
+    if source.kind == "json":
+        return read_json(source.content, hints)
+    dumps = _dumps(source)
+    return _DUMPS[_mode(dumps[0])](dumps, hints)
+
+
+def _dumps(source: Source) -> list[Source]:
+    """The files of a recording, in time order; none when it is no recording of SGLang."""
+    if not source.is_folder:
+        return [source] if _mode(source) in _DUMPS else []
+    try:
+        for ending in (".pt", ".csv"):
+            members = source.members(ending)
+            if members and _mode(members[0]) in _DUMPS:
+                return members
+    except InputError as error:
+        # A file that cannot be read may be another recorder's, unless its name says otherwise.
+        if _OWN_NAME in str(error):
+            raise
+    return []
+
+
+def _mode(source: Source) -> str:
+    """What a file holds: json, stat, passes or csv; empty when it is not SGLang's."""
+    if source.kind == "text":
+        return "csv" if is_table(source) else ""
+    if source.kind not in ("json", "torch") or not isinstance(source.content, Mapping):
+        return ""
+    if "logical_count" in source.content:
+        return "json" if source.kind == "json" else "stat"
+    by_pass = source.kind == "torch" and "records" in source.content
+    return "passes" if by_pass and "last_physical_to_logical_map" in source.content else ""
