@@ -18,6 +18,8 @@ COMMANDS = {
     "diff": "Compare two plans: copies added, dropped and moved.",
     "inspect": "Say what a trace holds and what is wrong with it.",
     "gen": "Write a synthetic trace of stated skew and drift.",
+    "export": "Write the file with which an engine starts with a plan.",
+    "import": "Read an engine's placement map into a plan.",
     "explain": "Say what a finding means and what to do about it.",
     "formats": "List the files that can be read and written.",
 }

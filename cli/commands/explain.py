@@ -17,13 +17,15 @@ def command(ids: tuple[str, ...]) -> None:
     """Say what a finding means, why it matters and what to do; without an ID, list them all."""
     from eplb.errors import InputError
     from eplb.findings import RULES
+    from eplb.formats.engines import constraints
 
-    unknown = [name for name in ids if name.upper() not in RULES]
+    rules = {**RULES, **constraints.RULES}
+    unknown = [name for name in ids if name.upper() not in rules]
     if unknown:
-        raise InputError(f"no finding is called {unknown[0]!r}; {', '.join(RULES)} are known")
+        raise InputError(f"no finding is called {unknown[0]!r}; {', '.join(rules)} are known")
     if not ids:
-        terminal.facts([(name, rule.title) for name, rule in RULES.items()])
+        terminal.facts([(name, rule.title) for name, rule in rules.items()])
         return
     for name in ids:
-        rule = RULES[name.upper()]
+        rule = rules[name.upper()]
         terminal.facts([(name.upper(), rule.title), ("why", rule.why), ("remedy", rule.remedy)])

@@ -19,7 +19,7 @@ import pytest
 
 from eplb.findings import RULES
 from eplb.formats.plans import read_plan
-from eplb.formats.traces import read_trace, write_trace
+from eplb.formats.traces import READERS, read_trace, write_trace
 from eplb.synthetic import Shape, Traffic, generate
 from eplb.trace import LoadTrace
 from eplb_cli import terminal
@@ -349,7 +349,9 @@ def test_explain_knows_every_finding() -> None:
 def test_formats_lists_readers() -> None:
     """What can be read is listed with what it looks like."""
     text = eplb("formats").out
-    assert "logical_count" in text and "eplb-plan" in text
+    for reader in READERS:
+        assert re.search(rf"^{reader.NAME} +\S", text, flags=re.MULTILINE)
+    assert "eplb-plan" in text
 
 
 def test_version_and_no_arguments() -> None:
