@@ -181,11 +181,8 @@ class LayerPlanner:
     def homes_of(self, layer: int, load_EW: Floats) -> Ints:
         """The home nodes of a layer to start from: those of the live plan where they can be kept,
         else chosen by load."""
-        current = self.problem.current
-        if current is not None and self.rule != FREE and self._homes_fit(current.home_node[layer]):
-            home: Ints = current.home_node[layer].astype(np.int64)
-            return home
-        return self._homes(load_EW)
+        home = None if self.problem.current is None else self.stated_homes(layer)
+        return home if home is not None and self._homes_fit(home) else self._homes(load_EW)
 
     def stated_homes(self, layer: int) -> Ints | None:
         """The homes of the live plan where they make sense on these nodes: known nodes, whole
@@ -207,16 +204,12 @@ class LayerPlanner:
         return float(self._lower_bound[layer])
 
     def _homes_fit(self, home: Ints) -> bool:
-        """Whether every node's slots can hold the experts at home on it, without twins, and no
-        group is split."""
+        """Whether every node's slots can hold the experts at home on it, without twins."""
         num_nodes, K = self.problem.topology.num_nodes, self.problem.slots_per_rank
-        if home.max() >= num_nodes:
-            return False
-        units = home.reshape(self._units, -1) if self._units > 1 else home[:, None]
         slots = np.bincount(self.node_R, minlength=num_nodes) * K
         at_home = np.bincount(home, minlength=num_nodes)
         fits = (at_home <= slots) & (at_home >= np.where(slots > 0, K, 0))
-        return bool(fits.all() and (units == units[:, :1]).all())
+        return bool(fits.all())
 
     def allowed(self, home: Ints) -> Bools:
         """Which rank may hold which expert under the node rule, (R, E)."""

@@ -95,6 +95,6 @@ def _take_points(
 def for_each_layer(num_layers: int, action: Callable[[int], None]) -> None:
     """Do it for every layer on all cores; no layer may depend on another, so order is free."""
     # The kernels let go of Python's lock.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for done in [pool.submit(action, layer) for layer in range(num_layers)]:
             done.result()

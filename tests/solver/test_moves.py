@@ -192,3 +192,13 @@ def test_pooled_budgets_are_kept_and_used(layers: list[list[tuple[int, int]]], b
     for own, point in zip(found, taken, strict=True):
         assert point.peak <= 100
         assert not any(p.peak < point.peak and p.cost - point.cost <= left for p in own)
+
+
+def test_live_homes_of_unequal_nodes_are_chosen_anew() -> None:
+    """The engines' start puts more groups on one node than on another, which no plan may keep."""
+    loads = np.random.default_rng(0).zipf(1.5, (1, 3, 32)).clip(max=500).astype(float)
+    problem = Problem(
+        loads, Topology(8, 2), slots_per_rank=6, num_groups=4, current=linear(3, 32, 48, 8, 2)
+    )
+    placement = solve(problem).placement
+    assert problem.obeyed_by(placement).all()
