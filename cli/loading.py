@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from eplb.errors import InputError
+from eplb.errors import InputError, RefusedError
+from eplb.formats.plans import read_plan
 from eplb.formats.traces import Reading, read_trace
-from eplb.trace import LoadTrace, RouteTrace, add_scenario, join
+from eplb.model import Model
+from eplb.trace import LoadTrace, RouteTrace, add_scenario, how_layers_differ, join
 
 
 class Loaded(NamedTuple):
     """One trace to plan from, and what is to be said of how it came about.
 
-    `routes` are the token routes that its timeline was counted from, where one file alone is it.
+    `routes` are the token routes that its timeline was counted from, where one file alone is it;
+    `digests` are of every window of the timeline and the scenarios.
     """
 
     trace: LoadTrace
@@ -19,6 +22,7 @@ class Loaded(NamedTuple):
     names: tuple[str, ...]
     formats: tuple[str, ...]
     notes: tuple[str, ...]
+    digests: tuple[str, ...]
     dropped_layers: tuple[int, ...]
 
 
@@ -28,13 +32,15 @@ def load(
     windows: slice | None = None,
     window_tokens: int | None = None,
     window_steps: int | None = None,
+    model: Model | None = None,
+    recorded_under: str | None = None,
 ) -> Loaded:
     """Several files as one timeline, with its scenarios.
 
     `windows` is of the timeline alone. Layers without load in any file are dropped.
     """
     cut = (window_tokens, window_steps)
-    readings = [read_trace(path) for path in traces]
+    readings = [read(path, window_steps, model, recorded_under) for path in traces]
     whole = readings[0].trace if len(readings) == 1 else None
     notes = [
         f"{path}: {note}" for path, r in zip(traces, readings, strict=True) for note in r.notes
@@ -42,11 +48,14 @@ def load(
     timeline = join([count(path, r, *cut) for path, r in zip(traces, readings, strict=True)])
     if windows is not None:
         timeline = timeline.windows(windows)
+    digests = timeline.window_digests()
     for path, weight in scenarios:
-        reading = read_trace(path)
+        reading = read(path, window_steps, model, recorded_under)
         readings.append(reading)
         notes += [f"{path}: {note}" for note in reading.notes]
-        timeline = add_scenario(timeline, count(path, reading, *cut), weight)
+        scenario = count(path, reading, *cut)
+        digests += scenario.window_digests()
+        timeline = add_scenario(timeline, scenario, weight)
     dense = timeline.dense_layers()
     if dense.all():
         raise InputError("no layer carries any load, so there is nothing to plan")
@@ -56,8 +65,31 @@ def load(
         names=(*traces, *(path for path, _ in scenarios)),
         formats=tuple(dict.fromkeys(reading.format for reading in readings)),
         notes=tuple(notes),
+        digests=digests,
         dropped_layers=tuple(timeline.layer_ids[dense].tolist()),
     )
+
+
+def read(
+    path: str,
+    window_steps: int | None = None,
+    model: Model | None = None,
+    recorded_under: str | None = None,
+) -> Reading:
+    """One file, told what the user knows of it."""
+    if recorded_under is None:
+        return read_trace(path, model=model, window_steps=window_steps)
+    live = read_plan(recorded_under)
+    reading = read_trace(
+        path, model=model, window_steps=window_steps, recorded_under=live.placement
+    )
+    if reading.trace.layer_ids.tolist() != live.layer_ids.tolist():
+        raise RefusedError(
+            f"{path} and {recorded_under} do not cover the same layers"
+            f" ({how_layers_differ(reading.trace.layer_ids, live.layer_ids)});"
+            " it was not recorded under that plan"
+        )
+    return reading
 
 
 def count(

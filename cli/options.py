@@ -63,10 +63,14 @@ def trace_arguments(command: Command) -> Command:
         ),
         click.option(
             "--window-steps", type=click.IntRange(min=1), default=None, metavar="N",
-            help="Cut token routes into windows of N engine steps.",
+            help="Sum routes or counts by forward pass into windows of N engine steps.",
+        ),
+        click.option(
+            "--recorded-under", default=None, metavar="PLAN",
+            help="The plan that was live while TRACE was recorded, where its counts are by slot.",
         ),
     ]  # fmt: skip
-    return _all(options, command)
+    return all_of(options, command)
 
 
 def output_options(command: Command) -> Command:
@@ -76,7 +80,7 @@ def output_options(command: Command) -> Command:
         click.option("-q", "--quiet", is_flag=True, help="No remarks on standard error."),
         click.option("-v", "--verbose", is_flag=True, help="Say more."),
     ]
-    return _all(options, command)
+    return all_of(options, command)
 
 
 def file_options(what: str) -> Callable[[Command], Command]:
@@ -89,20 +93,33 @@ def file_options(what: str) -> Callable[[Command], Command]:
             ),
             click.option("--force", is_flag=True, help="Overwrite FILE if it exists."),
         ]
-        return _all(options, command)
+        return all_of(options, command)
 
     return decorate
 
 
-def expert_bytes_option(command: Command) -> Command:
-    """The weight of one expert."""
+def model_option(command: Command) -> Command:
+    """The structure of the model."""
+    return click.option(
+        "--model",
+        "model",
+        default=None,
+        metavar="DIR|CONFIG",
+        help="Hugging Face config.json or its folder: experts, top-k, groups, which layers are"
+        " dense or MTP, bytes of an expert.",
+    )(command)
+
+
+def expert_bytes_option(default: str) -> Callable[[Command], Command]:
+    """The weight of one expert, taken from `default` where it is not given."""
     return click.option(
         "--expert-bytes", type=click.IntRange(min=1), default=None, metavar="B",
-        help="Bytes of one expert in one layer, to weigh moves with.",
-    )(command)  # fmt: skip
+        help=f"Bytes of one expert in one layer, to weigh moves with.  [default: from {default}]",
+    )  # fmt: skip
 
 
-def _all(options: list[Callable[[Command], Command]], command: Command) -> Command:
+def all_of(options: list[Callable[[Command], Command]], command: Command) -> Command:
+    """`command` with these options, in this order."""
     for option in reversed(options):
         command = option(command)
     return command

@@ -6,6 +6,7 @@ from itertools import pairwise
 from math import prod
 
 import numpy as np
+import xxhash
 
 from ._arrays import Bools, Filled, Ints, Numbers, frozen
 from .errors import InputError
@@ -127,14 +128,15 @@ class LoadTrace:
             raise InputError(
                 f"no window in {first}:{end}; the trace has {self.num_windows} windows"
             )
-        return self._only(keep)
+        return self.only(keep)
 
     def timeline(self) -> "LoadTrace":
         """The windows of the lowest scenario, which are the timeline itself."""
         own = self.scenario == self.scenario.min()
-        return self if own.all() else self._only(own)
+        return self if own.all() else self.only(own)
 
-    def _only(self, keep: slice | Bools) -> "LoadTrace":
+    def only(self, keep: slice | Bools) -> "LoadTrace":
+        """The windows of a slice, or those marked in a mask of shape (W,)."""
         return replace(
             self,
             tokens=self.tokens[keep],
@@ -168,7 +170,7 @@ class LoadTrace:
                 f"a window of {window_steps} steps is longer than the trace, which has"
                 f" {self.num_windows * self.window_steps}"
             )
-        kept = self._only(slice(count * size))
+        kept = self.only(slice(count * size))
         if size == 1:
             return kept
         return replace(
@@ -178,6 +180,15 @@ class LoadTrace:
             scenario=kept.scenario[::size],
             window_steps=window_steps,
         )
+
+    def window_digests(self) -> tuple[str, ...]:
+        """xxh3-64 of the loads of each window, layers without load and layer numbers left aside, so
+        that a window is known again whatever it is read from."""
+        digests = []
+        for window in self.tokens:
+            loads = window[window.any(axis=1)].astype("<f8")
+            digests.append(xxhash.xxh3_64_hexdigest(loads.data))
+        return tuple(digests)
 
     def dense_layers(self) -> Bools:
         """Which layers carry no load in any window, of shape (L,): dense layers, as recorders
@@ -189,7 +200,13 @@ class LoadTrace:
         """The layers marked in `keep`, of shape (L,)."""
         if keep.all():
             return self
-        return replace(self, tokens=self.tokens[:, keep], layer_ids=self.layer_ids[keep])
+        return self.rows(np.flatnonzero(keep))
+
+    def rows(self, index: Ints) -> "LoadTrace":
+        """The layers of these rows, in this order."""
+        if np.array_equal(index, np.arange(self.num_layers)):
+            return self
+        return replace(self, tokens=self.tokens[:, index], layer_ids=self.layer_ids[index])
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,14 +16,25 @@ LAYERS = [
     {"cli"},
     {"study", "plugins"},
     {"formats", "solver", "simulator", "checkpoint", "runtime", "plotting"},
-    {"plan", "problem", "metrics", "traffic", "migration", "manifest", "control", "findings"},
-    {"topology", "trace", "placement", "synthetic", "model"},
+    {
+        "plan",
+        "problem",
+        "metrics",
+        "traffic",
+        "migration",
+        "manifest",
+        "control",
+        "findings",
+        "report",
+        "walk",
+    },
+    {"topology", "trace", "placement", "synthetic", "model", "hardware"},
     {"errors", "_arrays"},
 ]
 APART = LAYERS[2]
 HEAVY = {
     "ortools": {"solver"},
-    "scipy": {"solver"},
+    "scipy": {"solver", "simulator"},
     "numba": {"solver"},
     "torch": {"runtime", "formats", "plugins"},
     "transformers": {"runtime"},

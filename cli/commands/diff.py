@@ -27,7 +27,7 @@ Examples:
 @click.command("diff", epilog=_EPILOG)
 @click.argument("old_file", metavar="PLAN_A")
 @click.argument("new_file", metavar="PLAN_B")
-@expert_bytes_option
+@expert_bytes_option("the plan")
 @output_options
 def command(
     old_file: str,

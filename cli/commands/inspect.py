@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import terminal
-from ..options import output_options, trace_arguments
+from ..options import model_option, output_options, trace_arguments
 
 if TYPE_CHECKING:
     from eplb.findings import Finding
@@ -21,6 +21,7 @@ Examples:
 
 @click.command("inspect", epilog=_EPILOG)
 @trace_arguments
+@model_option
 @click.option("--strict", is_flag=True, help="Exit with 1 when anything is found.")
 @click.option("--ignore", multiple=True, metavar="ID", help="Leave this finding out.")
 @output_options
@@ -29,6 +30,8 @@ def command(
     windows: slice | None,
     window_tokens: int | None,
     window_steps: int | None,
+    recorded_under: str | None,
+    model: str | None,
     strict: bool,
     ignore: tuple[str, ...],
     as_json: bool,
@@ -41,18 +44,19 @@ def command(
     """
     from eplb.errors import InputError
     from eplb.findings import RULES, inspect
-    from eplb.formats.traces import read_trace
+    from eplb.formats.model_config import read_model
     from eplb.trace import RouteTrace
 
-    from ..loading import count
+    from ..loading import count, read
 
     unknown = [name for name in ignore if name.upper() not in RULES]
     if unknown:
         raise InputError(f"no finding is called {unknown[0]!r}; {', '.join(RULES)} are known")
     ignored = {name.upper() for name in ignore}
+    structure = None if model is None else read_model(model)
     reports, total = [], 0
     for path in traces:
-        reading = read_trace(path)
+        reading = read(path, window_steps, structure, recorded_under)
         routes = reading.trace if isinstance(reading.trace, RouteTrace) else None
         loads = count(path, reading, window_tokens, window_steps)
         if windows is not None:
