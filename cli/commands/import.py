@@ -81,7 +81,7 @@ class LayerList(click.ParamType[tuple[int, ...]]):
 )
 @file_options("the plan")
 @output_options
-def command(**options: Any) -> None:  # fmt: skip
+def command(**options: Any) -> None:
     """Read an engine's placement map into a plan; without -o the plan itself is printed."""
     from pathlib import Path
 

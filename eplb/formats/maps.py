@@ -69,13 +69,13 @@ def import_map(
     RefusedError
         When it is of another model, or of another number of ranks.
     """
-    reader = _engine(engine)
-    source = Source(path)
+    reader, source = _engine(engine), Source(path)
     try:
         # YAML may begin as JSON does, and is left to its own parser.
         if source.kind == "json" and reader is not trtllm and _is_plan(source.content):
             raise InputError("it is a plan; a map of an engine is expected here")
-        return _imported(reader.read(source), engine, num_ranks, num_nodes, model, layer_ids)
+        rows = _read(source, engine)
+        return _imported(rows, engine, num_ranks, num_nodes, model, layer_ids)
     except EplbError as error:
         if str(error).startswith(source.name):
             raise
@@ -86,6 +86,21 @@ def _engine(name: str) -> ModuleType:
     if name not in ENGINES:
         raise InputError(f"no engine is called {name!r}; {', '.join(ENGINES)} are known")
     return ENGINES[name]
+
+
+def _read(source: Source, engine: str) -> Rows:
+    """The rows of a file; one that another engine would read is refused with that one's name."""
+    try:
+        rows: Rows = ENGINES[engine].read(source)
+    except InputError as error:
+        for name, other in ENGINES.items():
+            try:
+                other.read(source)
+            except InputError:
+                continue
+            raise InputError(f"{error}; it is a file for {name}: --from {name}") from None
+        raise
+    return rows
 
 
 def _is_plan(content: Any) -> bool:
@@ -124,14 +139,16 @@ def _imported(
 
 
 def _ranks(rows: Rows, num_ranks: int | None) -> int:
-    if num_ranks is None and rows.num_ranks is None:
+    if num_ranks is None:
+        num_ranks = rows.num_ranks
+    if num_ranks is None:
         raise InputError("the file does not say how many GPUs it is for; --gpus does")
-    if num_ranks is not None and rows.num_ranks not in (None, num_ranks):
+    if rows.num_ranks not in (None, num_ranks):
         raise RefusedError(
             f"the file is for {rows.num_ranks} GPUs and --gpus says {num_ranks}; it is of another"
             " topology"
         )
-    return num_ranks or rows.num_ranks or 1
+    return num_ranks
 
 
 def _experts(rows: Rows, model: Model | None) -> int:

@@ -36,7 +36,7 @@ def plan_live(asked: Asked) -> Placement:
         loads=(asked.load if loaded else np.ones_like(asked.load))[None],
         topology=Topology(asked.num_ranks, asked.num_nodes),
         slots_per_rank=slots_per_rank,
-        num_groups=asked.num_groups,
+        num_groups=asked.num_groups if bound else 1,
         node_rule="strict" if bound else "free",
         current=current,
         move_price=0.0 if current is None else _MOVE_PRICE,

@@ -13,9 +13,10 @@ import numpy as np
 
 from .._arrays import Floats, Ints
 from ..errors import InputError, RefusedError
+from ..formats.engines.exports import stated_layers
 from ..formats.plans import read_plan
 from ..placement import Placement
-from ..plan import placement_digest
+from ..plan import Plan, placement_digest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +95,7 @@ def keep_slots(placement: Placement, old: Ints | None) -> Ints:
 
 
 class Saved(NamedTuple):
-    """A plan that was read: its file, placement and digest."""
+    """What a plan says of one of vLLM's models: its file, placement and digest."""
 
     file: str
     placement: Placement
@@ -132,10 +133,12 @@ class SavedPlans:
         plans: list[Saved] = []
         for i, file in enumerate(files):
             plan = read_plan(file)
-            saved = Saved(file, plan.placement, placement_digest(plan.placement, plan.layer_ids))
-            _check_saved(saved, plans, None if digests is None else digests[i])
-            plans.append(saved)
-            logger.info("eplb: read %s, placement digest %s", _described(saved), saved.digest)
+            digest = placement_digest(plan.placement, plan.layer_ids)
+            for placement in _by_model(plan):
+                saved = Saved(file, placement, digest)
+                _check_saved(saved, plans, None if digests is None else digests[i])
+                plans.append(saved)
+                logger.info("eplb: read %s, placement digest %s", _described(saved), digest)
         return cls(plans)
 
     def __call__(self, asked: Asked) -> Placement:
@@ -146,7 +149,8 @@ class SavedPlans:
                 f"vLLM asks for the placement of {num_layers} layers × {num_experts} experts and"
                 f" EPLB_VLLM_PLAN has {', '.join(map(_described, self._plans.values()))}; vLLM"
                 " counts the MoE layers of the model without its MTP layers, and those of an MTP"
-                " drafter apart: give a plan for each, as EPLB_VLLM_PLAN=model.json:drafter.json"
+                " drafter apart: plan both with --model, which says which layers are MTP, or give a"
+                " plan for each, as EPLB_VLLM_PLAN=model.json:drafter.json"
             )
         _check_sizes(saved, asked)
         self._say(saved, asked)
@@ -170,6 +174,22 @@ class SavedPlans:
                 saved.placement.num_nodes,
                 asked.num_nodes,
             )
+
+
+def _by_model(plan: Plan) -> list[Placement]:
+    """The layers of the target in their order, and those of its MTP drafter, where a plan has them
+    and says how many the target has."""
+    order, num_layers = np.argsort(plan.layer_ids), stated_layers(plan)
+    is_draft = plan.layer_ids[order] >= (np.inf if num_layers is None else num_layers)
+    whole = plan.placement
+    return [
+        Placement(
+            whole.physical_to_logical[rows], whole.num_logical_experts, whole.num_ranks,
+            whole.num_nodes, excluded_ranks=whole.excluded_ranks,
+        )
+        for rows in (order[~is_draft], order[is_draft])
+        if len(rows)
+    ]  # fmt: skip
 
 
 def _described(saved: Saved) -> str:

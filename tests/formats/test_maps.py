@@ -95,6 +95,15 @@ def test_layers_and_models_must_fit(tmp_path: Path) -> None:
     assert import_map(rows, "vllm", 2, model=mtp).plan.layer_ids.tolist() == [3, 4]
 
 
+@pytest.mark.parametrize(("engine", "ending"), FORMS)
+def test_a_file_of_another_engine_is_named(engine: str, ending: str, tmp_path: Path) -> None:
+    """Whoever mistakes one engine's file for another's is told whose it is."""
+    path = _written(str(tmp_path), Plan(Placement(np.array(ROWS), 3, 2), [3, 4]), engine, ending)
+    for other in set(ENGINES) - {engine}:
+        with pytest.raises(InputError, match=f"it is a file for {engine}: --from {engine}$"):
+            import_map(path, other, 2)
+
+
 def test_same_gpu_copies_are_imported_and_said(tmp_path: Path) -> None:
     """The file is what runs, whether it is good or not."""
     path = tmp_path / "m.json"

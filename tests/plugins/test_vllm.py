@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from eplb.errors import EplbError, InputError, RefusedError
+from eplb.formats.plans import write_plan
 from eplb.placement import Placement
+from eplb.plan import Plan, placement_digest
 from eplb.plugins import vllm as plugin
 
 from ..helpers import ROOT
@@ -98,6 +100,33 @@ def test_target_and_drafter_are_told_apart_by_their_size(
             assert ask(policies, np.ones((1, 4))).tolist() == DRAFT.physical_to_logical.tolist()
     assert all(record.name.startswith("vllm.") for record in caplog.records)
     assert caplog.text.count(digest_of(TARGET)) == caplog.text.count(digest_of(DRAFT)) == 2
+
+
+def test_one_plan_serves_the_target_and_its_drafter(
+    policies: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers come in the order of their numbers, whatever order the plan has them in, and those
+    beyond the decoder layers that it states are the drafter's."""
+    rows = [*TARGET.physical_to_logical.tolist(), *DRAFT.physical_to_logical.tolist()]
+    layer_ids, turned = np.array([5, 3, 4]), np.array(rows)[[2, 0, 1]]
+    plan = Plan(Placement(turned, 4, 2), layer_ids, provenance={"decoder_layers": 5})
+    write_plan(plan, str(tmp_path / "both.json"))
+    monkeypatch.setenv(plugin.PLAN, str(tmp_path / "both.json"))
+    monkeypatch.setenv(plugin.DIGEST, placement_digest(plan.placement, plan.layer_ids))
+    plugin.register()
+    assert ask(policies, np.ones((2, 4))).tolist() == rows[:2]
+    assert ask(policies, np.ones((1, 4))).tolist() == rows[2:]
+
+
+def test_layers_are_served_in_their_order(
+    policies: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a plan that knows its layers by their numbers alone."""
+    turned = Placement(TARGET.physical_to_logical[::-1], 4, 2)
+    write_plan(Plan(turned, np.array([4, 3])), str(tmp_path / "t.json"))
+    monkeypatch.setenv(plugin.PLAN, str(tmp_path / "t.json"))
+    plugin.register()
+    assert ask(policies, np.ones((2, 4))).tolist() == TARGET.physical_to_logical.tolist()
 
 
 def test_another_number_of_nodes_is_remarked_once(

@@ -93,8 +93,13 @@ def test_without_load_the_live_map_stays(old: "np.ndarray[Any, Any]") -> None:
 
 @pytest.mark.parametrize(
     ("num_groups", "num_experts", "num_slots", "bound"),
-    [(4, 8, 12, True), (3, 9, 12, False), (2, 4, 12, False)],
-    ids=["groups on nodes", "groups do not divide", "more slots a GPU than experts a node"],
+    [(4, 8, 12, True), (3, 9, 12, False), (3, 8, 12, False), (2, 4, 12, False)],
+    ids=[
+        "groups on nodes",
+        "groups do not divide",
+        "nor do experts",
+        "more slots a GPU than experts a node",
+    ],
 )
 def test_groups_stay_on_nodes_where_vllm_keeps_them_there(
     num_groups: int, num_experts: int, num_slots: int, bound: bool

@@ -16,7 +16,7 @@ from ...plan import Plan
 from .. import files
 from ..source import Source
 from .exports import Export, check_ending, choose, torch_bytes
-from .rows import Rows, array_rows, expect, table_of
+from .rows import MOST_LAYERS, Rows, array_rows, expect, shown, table_of
 
 NAME = "deepseek"
 DESCRIPTION = "Arrays of DeepSeek's EPLB: .npz or .pt with phy2log, log2phy, logcnt, layer_ids"
@@ -70,12 +70,14 @@ def read(source: Source) -> Rows:
     _check_rest(content, table)
     if "layer_ids" not in content:
         return Rows(table)
-    layer_ids = np.asarray(content["layer_ids"])
+    layer_ids = _array(content, "layer_ids")
     if layer_ids.dtype.kind not in "iu" or layer_ids.shape != (len(table),):
         raise InputError(
             f"'layer_ids' has shape {layer_ids.shape} and type {layer_ids.dtype}; one whole number"
             f" for each of the {len(table)} rows is expected"
         )
+    if wrong := [layer for layer in layer_ids.tolist() if not 0 <= layer < MOST_LAYERS]:
+        raise InputError(f"'layer_ids' has {wrong[0]}, which is no layer of any model")
     return Rows(table, layer_ids)
 
 
@@ -84,14 +86,21 @@ def _check_rest(content: Mapping[str, Any], table: Ints) -> None:
     num_experts = int(table.max()) + 1
     count = np.zeros((len(table), num_experts), np.int64)
     np.add.at(count, (np.arange(len(table))[:, None], table), 1)
-    if "logcnt" in content and not np.array_equal(np.asarray(content["logcnt"]), count):
+    if "logcnt" in content and not np.array_equal(_array(content, "logcnt"), count):
         raise InputError(
             "'logcnt' does not count what 'phy2log' holds; which is right is not known"
         )
-    if "log2phy" in content and not _same_slots(np.asarray(content["log2phy"]), table, count):
+    if "log2phy" in content and not _same_slots(_array(content, "log2phy"), table, count):
         raise InputError(
             "'log2phy' names other slots than 'phy2log' holds; which is right is not known"
         )
+
+
+def _array(content: Mapping[str, Any], key: str) -> Numbers:
+    try:
+        return np.asarray(content[key])
+    except ValueError:
+        raise InputError(f"{key!r} is {shown(content[key])}; an array is expected") from None
 
 
 def _same_slots(log2phy: Numbers, table: Ints, count: Ints) -> bool:

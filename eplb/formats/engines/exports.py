@@ -12,9 +12,7 @@ from ...findings import listed
 from ...model import Model
 from ...plan import Plan
 from .constraints import note, refused, twins
-
-# More layers than any model has; a larger number is a mistake, not a layer.
-_MOST_LAYERS = 10_000
+from .rows import MOST_LAYERS
 
 
 class Export(NamedTuple):
@@ -74,7 +72,8 @@ def choose(
     _check_experts(plan, model)
     _check_layers(plan, model)
     order = np.argsort(plan.layer_ids)
-    num_layers, notes = _decoder_layers(plan, model), []
+    num_layers = stated_layers(plan) if model is None else model.num_layers
+    notes: list[str] = []
     if not takes_mtp and num_layers is not None:
         is_draft = plan.layer_ids[order] >= num_layers
         drafts = plan.layer_ids[order][is_draft] if model is None else np.array(model.mtp_layer_ids)
@@ -93,29 +92,30 @@ def choose(
                 f" {unchecked}; --model checks it",
             )
         )
-    chosen = Chosen(
-        table=placement.physical_to_logical[order].astype(np.int64),
+    table = placement.physical_to_logical[order].astype(np.int64)
+    notes += _twins(table, layer_ids, placement.num_ranks, holds_twins)
+    return Chosen(
+        table=table,
         layer_ids=layer_ids,
         num_experts=placement.num_logical_experts,
         num_ranks=placement.num_ranks,
         num_layers=num_layers,
         notes=notes,
     )
-    _check_twins(chosen, holds_twins)
-    return chosen
 
 
-def _check_twins(chosen: Chosen, holds_twins: bool) -> None:
-    found = twins(chosen.table, chosen.layer_ids, chosen.num_ranks)
+def _twins(table: Ints, layer_ids: Ints, num_ranks: int, holds_twins: bool) -> list[str]:
+    """A note on same-GPU copies, where there are any and the engine holds them."""
+    found = twins(table, layer_ids, num_ranks)
     if found is None:
-        return
+        return []
     if not holds_twins:
         raise refused(
             "EP201",
             f"{found}, which this engine cannot hold; plan with --strategy auto, or with"
             " --strategy deepseek --repair",
         )
-    chosen.notes.append(note("EP201", f"{found}, a slot wasted"))
+    return [note("EP201", f"{found}, a slot wasted")]
 
 
 def _check_experts(plan: Plan, model: Model | None) -> None:
@@ -136,7 +136,7 @@ def _check_experts(plan: Plan, model: Model | None) -> None:
 
 def _check_layers(plan: Plan, model: Model | None) -> None:
     low, high = int(plan.layer_ids.min()), int(plan.layer_ids.max())
-    if low < 0 or high >= _MOST_LAYERS:
+    if low < 0 or high >= MOST_LAYERS:
         wrong = low if low < 0 else high
         raise refused("EP203", f"the plan has layer {wrong}, as no model does")
     if model is None:
@@ -157,12 +157,10 @@ def _check_layers(plan: Plan, model: Model | None) -> None:
         )
 
 
-def _decoder_layers(plan: Plan, model: Model | None) -> int | None:
-    """How many decoder layers the model has: by its configuration, else as the plan says."""
-    if model is not None:
-        return model.num_layers
+def stated_layers(plan: Plan) -> int | None:
+    """How many decoder layers the model of a plan has; None where the plan does not say it."""
     stated = plan.provenance.get("decoder_layers")
-    return stated if type(stated) is int and 0 < stated <= _MOST_LAYERS else None
+    return stated if type(stated) is int and 0 < stated <= MOST_LAYERS else None
 
 
 def _layers(layer_ids: Ints) -> str:

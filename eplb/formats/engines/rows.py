@@ -1,5 +1,6 @@
 """Rows that a file holds, checked as they are read."""
 
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,9 @@ import numpy as np
 from ..._arrays import Ints
 from ...errors import InputError
 from ..source import Source
+
+# More layers than any model has; a larger number is a mistake, not a layer.
+MOST_LAYERS = 10_000
 
 
 class Rows(NamedTuple):
@@ -46,7 +50,7 @@ def table_of(rows: Sequence[Any], called: Callable[[int], str]) -> Ints:
         raise InputError("it has no rows; a list of expert ids for each layer is expected")
     for number, row in enumerate(rows):
         if not isinstance(row, list) or not row:
-            raise InputError(f"{called(number)} is {row!r:.40}; a list of expert ids is expected")
+            raise InputError(f"{called(number)} is {shown(row)}; a list of expert ids is expected")
         if len(row) != len(rows[0]):
             raise InputError(
                 f"{called(number)} has {len(row)} slots and {called(0)} {len(rows[0])}; every layer"
@@ -71,7 +75,7 @@ def array_rows(value: Any, name: str) -> list[Any]:
         return rows
     if isinstance(value, list):
         return value
-    found = f"of shape {value.shape}" if isinstance(value, np.ndarray) else f"{value!r:.40}"
+    found = f"of shape {value.shape}" if isinstance(value, np.ndarray) else shown(value)
     raise InputError(f"{name!r} is {found}; a list of expert ids for each layer is expected")
 
 
@@ -79,8 +83,16 @@ def _no_expert(value: Any, num_slots: int) -> str:
     if value == -1:
         return "−1, an empty slot; a plan has an expert in every slot of a GPU in service"
     if type(value) is not int or value < 0:
-        return f"{value!r:.40} is no expert; a whole number of 0 or more is expected"
+        return f"{shown(value)} is no expert; a whole number of 0 or more is expected"
     return (
-        f"expert {value:.6g} is expected nowhere, as {num_slots} slots cannot hold all of experts"
-        f" 0 to {value:.6g}"
+        f"expert {shown(value)} is expected nowhere, as {num_slots} slots cannot hold all of"
+        f" experts 0 to {shown(value)}"
     )
+
+
+def shown(value: Any) -> str:
+    """A value for a message, cut short, however large it is or often it holds itself."""
+    try:
+        return f"{reprlib.repr(value):.40}"
+    except ValueError:  # Python writes out no number of thousands of digits
+        return "a number of thousands of digits"

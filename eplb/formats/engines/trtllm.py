@@ -18,7 +18,7 @@ from ...plan import Plan
 from ..source import Source
 from .constraints import family, note
 from .exports import Export, check_ending, choose
-from .rows import Rows, expect, table_of
+from .rows import MOST_LAYERS, Rows, expect, shown, table_of
 
 NAME = "trtllm"
 DESCRIPTION = "TensorRT-LLM load balancer: .yaml, layers by number"
@@ -88,23 +88,27 @@ def read(source: Source) -> Rows:
     if not isinstance(content, Mapping) or not isinstance(content.get(_KEY), Mapping):
         raise InputError(f"it has no {_KEY!r} that is a mapping of layers to lists of experts")
     if unknown := [key for key in content if key not in _KNOWN]:
-        raise InputError(f"unknown key {unknown[0]!r}; TensorRT-LLM takes {', '.join(_KNOWN[:3])}")
+        raise InputError(
+            f"unknown key {shown(unknown[0])}; TensorRT-LLM takes {', '.join(_KNOWN[:3])}"
+        )
     num_slots, num_ranks = content.get("num_slots"), content.get("ep_size")
     for key, value in (("num_slots", num_slots), ("ep_size", content.get("ep_size", 1))):
         if type(value) is not int or value < 1:
-            raise InputError(f"{key!r} is {value!r:.40}; a whole number of 1 or more is expected")
+            raise InputError(f"{key!r} is {shown(value)}; a whole number of 1 or more is expected")
     if num_ranks is not None:
         notes.append("the key 'ep_size' was read; current TensorRT-LLM versions refuse it")
     layers = content[_KEY]
     for layer in layers:
-        if type(layer) is not int or layer < 0:
+        if type(layer) is not int or not 0 <= layer < MOST_LAYERS:
             raise InputError(
-                f"{_KEY} has the key {layer!r:.40}; a layer's whole number is expected"
+                f"{_KEY} has the key {shown(layer)}; a layer's whole number is expected"
             )
     layer_ids = sorted(layers)
     table = table_of([layers[i] for i in layer_ids], lambda row: f"layer {layer_ids[row]}")
     if table.shape[1] != num_slots:
-        raise InputError(f"'num_slots' is {num_slots} and layers have {table.shape[1]} slots")
+        raise InputError(
+            f"'num_slots' is {shown(num_slots)} and layers have {table.shape[1]} slots"
+        )
     return Rows(table, np.array(layer_ids), num_ranks=num_ranks, notes=tuple(notes))
 
 
@@ -123,35 +127,24 @@ def _yaml(layers: Mapping[int, Ints], num_slots: int) -> bytes:
     return "\n".join(lines).encode()
 
 
+# The parser in C where it is there; both read the same.
+_Base: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Base):  # type: ignore[valid-type, misc]
+    """Refuses a key that stands twice, of which parsers silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            keys = [self.construct_object(key) for key, _ in node.value]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise yaml.YAMLError(f"the key {shown(twice)} stands twice")
+        return mapping
+
+
 def _parsed(data: bytes) -> Any:
-    loader = None
     try:
-        loader = _loader()(data)
-        node = loader.get_single_node()
-        _check_keys(node)
-        return None if node is None else loader.construct_document(node)
-    except InputError:
-        raise
+        return yaml.load(data, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"it is no YAML: {' '.join(str(error).split())[:160]}") from None
-    finally:
-        if loader is not None:
-            loader.dispose()
-
-
-def _loader() -> Any:
-    """The parser in C where it is there; both read the same."""
-    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def _check_keys(node: Any, depth: int = 2) -> None:
-    """Refuse a key that stands twice, of which parsers silently take the last."""
-    if not isinstance(node, yaml.MappingNode) or not depth:
-        return
-    seen = set()
-    for key, value in node.value:
-        if isinstance(key, yaml.ScalarNode):
-            if key.value in seen:
-                raise InputError(f"the key {key.value} stands twice")
-            seen.add(key.value)
-        _check_keys(value, depth - 1)

@@ -43,7 +43,23 @@ def _npz(**arrays: Any) -> bytes:
     return out.getvalue()
 
 
+def _torch(**values: Any) -> bytes:
+    import torch
+
+    out = io.BytesIO()
+    torch.save(values, out)
+    return out.getvalue()
+
+
+def _nested(depth: int) -> str:
+    """YAML of a few hundred bytes whose last list has 9 to the power of `depth` numbers."""
+    lines = ["- &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"- &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, depth)]
+    return "num_slots:\n" + "\n".join(lines) + "\n"
+
+
 GOOD = [0, 1, 2, 0]
+THOUSANDS = "0x" + "f" * 5000  # digits that Python reads and does not write
 HOSTILE: dict[str, tuple[str, str | bytes, str]] = {
     "nothing": ("sglang", "", "it is empty"),
     "an inline word": ("sglang", "trivial", "this is text"),
@@ -73,6 +89,27 @@ HOSTILE: dict[str, tuple[str, str | bytes, str]] = {
     "keys that are truths": ("trtllm", _yaml("{yes: [0, 1, 2, 0]}"), "has the key True"),
     "no layers": ("trtllm", _yaml("{}"), "it has no rows"),
     "a layer twice": ("trtllm", _yaml("{3: [0, 1, 2, 0], 3: [0, 1, 2, 1]}"), "3 stands twice"),
+    "a layer twice in other digits": (
+        "trtllm", _yaml("{3: [0, 1, 2, 0], 0x3: [0, 1, 2, 1]}"), "key 3 stands twice"
+    ),
+    "a list in lists without end": (
+        "trtllm", _nested(12) + "initial_global_assignments: {3: [0]}\n", r"'num_slots' is \[\[1, 1"
+    ),
+    "a layer beyond all numbers": (
+        "trtllm", _yaml(f"{{? 0x{'f' * 50} : [0]}}"), "has the key 16069"
+    ),
+    "an expert beyond all numbers": (
+        "trtllm", _yaml("{3: [0, 1" + "0" * 400 + "]}"), "expert 1000.*expected nowhere"
+    ),
+    "an expert of thousands of digits": (
+        "trtllm", _yaml(f"{{3: [0, {THOUSANDS}]}}"), "number of thousands of digits is expected"
+    ),
+    "thousands of digits below 0": (
+        "trtllm", _yaml(f"{{3: [0, -{THOUSANDS}]}}"), "number of thousands of digits is no expert"
+    ),
+    "num_slots of thousands of digits": (
+        "trtllm", _yaml("{3: [0]}", f"num_slots: {THOUSANDS}\n"), "thousands of digits and layers"
+    ),
     "a key twice": ("trtllm", _yaml("{3: [0]}", "num_slots: 4\nnum_slots: 1\n"), "stands twice"),
     "no num_slots": ("trtllm", _yaml("{3: [0, 1, 2, 0]}", ""), "'num_slots' is None"),
     "no GPUs": ("trtllm", _yaml("{3: [0]}", "num_slots: 1\nep_size: 0\n"), "'ep_size' is 0"),
@@ -110,6 +147,22 @@ HOSTILE: dict[str, tuple[str, str | bytes, str]] = {
     "a phy2log of fractions": ("deepseek", _npz(phy2log=[[0.0, 1.0]]), "0.0 is no expert"),
     "another logcnt": (
         "deepseek", _npz(phy2log=[[0, 1]], logcnt=[[2, 1]]), "'logcnt' does not count"
+    ),
+    "ragged logcnt": (
+        "deepseek", _torch(phy2log=[[0, 1]], logcnt=[[1], []]), "'logcnt' is .* an array is"
+    ),
+    "ragged log2phy": (
+        "deepseek", _torch(phy2log=[[0, 1]], log2phy=[[1], []]), "'log2phy' is .* an array is"
+    ),
+    "ragged layer_ids": (
+        "deepseek", _torch(phy2log=[[0, 1]], layer_ids=[[1], []]), "'layer_ids' is .* an array is"
+    ),
+    "a layer below 0": (
+        "deepseek", _npz(phy2log=[[0, 1]], layer_ids=[-5]), "'layer_ids' has -5, which is no layer"
+    ),
+    "a layer beyond all": (
+        "deepseek", _npz(phy2log=[[0, 1]], layer_ids=np.array([2**63], np.uint64)),
+        "'layer_ids' has 9223372036854775808, which is no layer",
     ),
     "another log2phy": (
         "deepseek", _npz(phy2log=[[0, 1]], log2phy=[[[1], [0]]]), "'log2phy' names other slots"
