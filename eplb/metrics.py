@@ -36,19 +36,29 @@ def even_split(tokens: Numbers, replica_count: Ints) -> Floats:
     return share
 
 
+def slot_loads(tokens: Numbers, placement: Placement) -> Floats:
+    """Tokens that each slot serves under even split, (W, L, S), from `tokens` (W, L, E)."""
+    slots = placement.physical_to_logical
+    share = even_split(tokens, placement.replica_count)
+    on_slot: Floats = np.take_along_axis(share, np.maximum(slots, 0)[None], axis=2)
+    on_slot *= slots >= 0
+    return on_slot
+
+
+def by_rank(slot_load: Floats, num_ranks: int) -> Floats:
+    """Tokens that each rank serves, (..., R), from those of its slots, (..., S)."""
+    loads: Floats = slot_load.reshape(*slot_load.shape[:-1], num_ranks, -1).sum(axis=-1)
+    return loads
+
+
 def rank_loads(tokens: Numbers, placement: Placement) -> Floats:
     """Tokens that each rank serves under even split, (W, L, R), from `tokens` (W, L, E)."""
     num_windows, num_layers, _ = tokens.shape
-    slots = placement.physical_to_logical
-    index = np.where(slots < 0, 0, slots)
     loads = np.empty((num_windows, num_layers, placement.num_ranks))
-    block = max(1, _BLOCK // max(1, slots.size))
+    block = max(1, _BLOCK // max(1, placement.physical_to_logical.size))
     for first in range(0, num_windows, block):
-        part = even_split(tokens[first : first + block], placement.replica_count)
-        on_slot = np.take_along_axis(part, index[None], axis=2)
-        on_slot *= slots >= 0
-        by_rank = on_slot.reshape(len(part), num_layers, placement.num_ranks, -1)
-        by_rank.sum(axis=3, out=loads[first : first + block])
+        part = slice(first, first + block)
+        loads[part] = by_rank(slot_loads(tokens[part], placement), placement.num_ranks)
     return loads
 
 
@@ -68,12 +78,14 @@ def slot_peaks(load_EW: Floats, slots: Ints, pace: Floats) -> Floats:
     return peaks
 
 
-def balancedness(rank_load: Floats, mean: Floats | None = None) -> Floats:
-    """Mean over largest rank load, of shape (W, L), from `rank_load` (W, L, R); 1 where a layer
-    carries no load. The mean is over all R ranks, or is given, (W, L)."""
-    peak = peak_loads(rank_load)
-    if mean is None:
-        mean = rank_load.mean(axis=2)
+def balancedness(rank_load: Floats) -> Floats:
+    """Mean over busiest rank load, of shape (W, L), from `rank_load` (W, L, R); 1 where a layer
+    carries no load."""
+    return ratios(rank_load.mean(axis=2), peak_loads(rank_load))
+
+
+def ratios(mean: Floats, peak: Floats) -> Floats:
+    """Balancedness from mean and busiest rank loads of one shape."""
     ratio: Floats = np.divide(mean, peak, out=np.ones_like(peak), where=peak > 0)
     return ratio
 
@@ -85,6 +97,27 @@ def over_windows(values: Floats, window_weight: Floats) -> Floats:
     return mean
 
 
+def aggregate(mean: Floats, peak: Floats, window_weight: Floats | None = None) -> Balance:
+    """The balance of mean and busiest rank loads, each (W, L), windows counted by their weight.
+
+    `p95_balancedness` is the value that 95 % of (window, layer) pairs reach or pass;
+    `worst_balancedness` is that of the worst layer, its windows averaged.
+    """
+    weight = np.ones(len(mean)) if window_weight is None else window_weight
+    ratio = ratios(mean, peak)
+    by_layer = over_windows(ratio, weight)
+    busiest = over_windows(peak, weight)
+    total = over_windows(mean, weight)
+    return Balance(
+        mean_balancedness=float(by_layer.mean()),
+        worst_balancedness=float(by_layer.min()),
+        p95_balancedness=float(np.quantile(ratio, 0.05, method="lower")),
+        efficiency=float(total.sum() / busiest.sum()) if busiest.any() else 1.0,
+        layer_balancedness=by_layer,
+        peak_load=busiest,
+    )
+
+
 def measure(
     tokens: Numbers,
     placement: Placement,
@@ -94,25 +127,11 @@ def measure(
     """How even `placement` is on `tokens` (W, L, E), each window counted by `window_weight` (W,).
 
     With `rank_speed` (R,) loads are in tokens that a rank of mean speed would serve in the time.
-    `p95_balancedness` is the value that 95 % of (window, layer) pairs reach or pass;
-    `worst_balancedness` is that of the worst layer, its windows averaged.
     """
-    weight = np.ones(len(tokens)) if window_weight is None else window_weight
     loads = rank_loads(tokens, placement)
     live = np.setdiff1d(np.arange(placement.num_ranks), placement.excluded_ranks)
     mean = loads.sum(axis=2) / len(live)
     if rank_speed is not None:
         speed = np.asarray(rank_speed, np.float64)
         loads = loads * (speed[live].mean() / speed)
-    ratio = balancedness(loads, mean=mean)
-    by_layer = over_windows(ratio, weight)
-    peak = over_windows(peak_loads(loads), weight)
-    total = over_windows(mean, weight)
-    return Balance(
-        mean_balancedness=float(by_layer.mean()),
-        worst_balancedness=float(by_layer.min()),
-        p95_balancedness=float(np.quantile(ratio, 0.05, method="lower")),
-        efficiency=float(total.sum() / peak.sum()) if peak.any() else 1.0,
-        layer_balancedness=by_layer,
-        peak_load=peak,
-    )
+    return aggregate(mean, peak_loads(loads), window_weight)

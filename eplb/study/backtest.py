@@ -7,18 +7,19 @@ later windows can be expected to be.
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import metrics
 from .._arrays import Floats
+from ..placement import Placement
 from ..plan import Plan
 from ..problem import Problem
 from ..solver.layer_planner import Settings
 from ..solver.outlook import OUTLOOKS, WINDOWS
 from ..solver.solve import solve
+from ..walk import walk_forward
 
 # Where the timeline is cut, as shares of its windows; each fold is scored up to the next cut.
 _CUTS = (0.4, 0.55, 0.7, 0.85, 1.0)
@@ -51,12 +52,18 @@ def back_test(
     weight = problem.window_weight[timeline]
     cuts = [int(cut * len(loads)) for cut in _CUTS]
     scores: dict[str, list[float]] = {name: [] for name in OUTLOOKS}
-    for first, end in pairwise(cuts):
-        for name, outlook in OUTLOOKS.items():
+    for name, outlook in OUTLOOKS.items():
+        if stop():
+            return None
+        own = settings._replace(outlook=outlook)
+
+        def plan(seen: slice, _: Placement | None, own: Settings = own) -> Placement:
+            past = _part(problem, loads[seen], weight[seen], rows)
+            return solve(past, settings=own).placement
+
+        for first, end, placement in walk_forward(cuts, plan):
             if stop():
                 return None
-            past = _part(problem, loads[:first], weight[:first], rows)
-            placement = solve(past, settings=settings._replace(outlook=outlook)).placement
             speed = problem.topology.rank_speed
             ahead = metrics.measure(loads[first:end], placement, weight[first:end], speed)
             scores[name].append(ahead.mean_balancedness)
