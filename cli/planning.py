@@ -66,7 +66,7 @@ def build_problem(trace: "LoadTrace", current: "Plan | None", options: dict[str,
         node_rule=(options["node_rule"] or ("strict" if auto else "free")) if searched else "free",
         max_off_home=options["max_off_home"],
         survive=options["survive"],
-        current=None if current is None else _aligned(current, trace.layer_ids),
+        current=current,
         max_moves=max_moves,
         move_price=options["move_price"],
         expert_bytes=options["expert_bytes"],
@@ -106,7 +106,7 @@ def settings(options: dict[str, Any]) -> "Settings":
     return Settings(effort=EFFORTS[options["effort"]], seed=options["seed"])
 
 
-def _aligned(current: "Plan", layer_ids: Any) -> Any:
+def aligned(current: "Plan", layer_ids: Any) -> Any:
     """The placement of a current plan, if it is of the same layers as the trace."""
     from eplb.errors import RefusedError
     from eplb.trace import how_layers_differ

@@ -320,7 +320,7 @@ class RouteTrace:
                 window_steps = self.window_steps or 1
             else:
                 window_tokens = self.window_tokens or len(self.experts)
-        edges = self._edges(window_tokens, window_steps)
+        edges = self.edges(window_tokens, window_steps)
         return LoadTrace(
             tokens=self._count(edges),
             layer_ids=self.layer_ids,
@@ -331,7 +331,7 @@ class RouteTrace:
             model=self.model,
         )
 
-    def _edges(self, window_tokens: int | None, window_steps: int | None) -> list[int]:
+    def edges(self, window_tokens: int | None, window_steps: int | None) -> list[int]:
         """First token of each window, and the end of the last."""
         num_tokens = len(self.experts)
         size = window_tokens or window_steps or 0

@@ -8,7 +8,7 @@ import click
 from .. import terminal
 from ..options import Scenario, file_options, output_options, trace_arguments
 from ..plan_options import move_options, rule_options, size_options
-from ..planning import build_problem, resolve, settings
+from ..planning import aligned, build_problem, resolve, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,7 +96,8 @@ def command(**options: Any) -> int:  # fmt: skip
     for note in loaded.notes:
         terminal.remark(note, quiet)
     _warn(loaded, options)
-    problem = build_problem(loaded.trace, current, options)
+    live = None if current is None else aligned(current, loaded.trace.layer_ids)
+    problem = build_problem(loaded.trace, live, options)
     deadline = None if options["time_limit"] is None else begin + options["time_limit"]
     with terminal.interruptible("placing the layers that are left without a search") as interrupt:
         plan, tested = _solve(
