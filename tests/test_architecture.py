@@ -21,6 +21,7 @@ LAYERS = [
         "problem",
         "metrics",
         "traffic",
+        "visits",
         "migration",
         "manifest",
         "control",
