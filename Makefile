@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
 GPUS ?= 8
 
-.PHONY: demo test lint bench golden clean
+.PHONY: demo test lint bench regress golden clean
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -36,8 +36,12 @@ lint: $(VENV)/installed-dev  ## style and types
 bench: $(VENV)/installed-dev  ## the figures of docs/benchmarks.md, measured here
 	$(BIN)/python -m benchmarks
 
+regress: $(VENV)/installed-dev  ## plan every sample afresh: is any plan worse than tests/golden has it?
+	$(BIN)/python -m tests.regress
+
 golden: $(VENV)/installed-dev  ## rewrite tests/golden from what the program prints now
 	$(BIN)/python -m pytest --golden -k golden
+	$(BIN)/python -m tests.regress --golden
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
