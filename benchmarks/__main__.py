@@ -5,7 +5,7 @@ import platform
 import sys
 from importlib.metadata import version
 
-from . import first_plan, planner
+from . import first_plan, planner, reading, reading_trtllm, recording
 
 BENCHMARKS = {
     "examples": first_plan.examples,
@@ -15,6 +15,9 @@ BENCHMARKS = {
     "startup": first_plan.startup,
     "compilation": first_plan.compilation,
     "reading": first_plan.reading,
+    "reading-dumps": reading.dumps,
+    "reading-statistics": reading_trtllm.reading_statistics,
+    "recording": recording.recording,
     "held-out": planner.held_out,
     "walk-forward": planner.walk_forward,
     "moving": planner.moving,

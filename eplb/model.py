@@ -32,6 +32,8 @@ class Model:
         Multi-token-prediction layers with experts, numbered from `num_layers`.
     num_shared_experts
         Experts that every token visits.
+    expert_matrices
+        Outputs and inputs of each matrix of an expert; empty when not known.
     expert_bytes
         Bytes of one expert in one layer, scales included; None when not known.
     """
@@ -44,6 +46,7 @@ class Model:
     num_groups: int | None = None
     mtp_layer_ids: tuple[int, ...] = ()
     num_shared_experts: int = 0
+    expert_matrices: tuple[tuple[int, int], ...] = ()
     expert_bytes: int | None = None
 
     @property

@@ -21,6 +21,8 @@ from ..errors import InputError
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZIP_MAGIC = b"PK\x03\x04"
+# What some programs begin UTF-8 texts with, to mark them as such.
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # What opening a broken zip archive raises.
 ZIP_ERRORS = (OSError, zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, ValueError)
 
@@ -103,6 +105,7 @@ def parse_json(data: bytes, name: str) -> Any:
     InputError
         With line and column where it is malformed; a literal NaN or Infinity is named.
     """
+    data = data.removeprefix(BYTE_ORDER_MARK)
     if not data.strip():
         raise InputError(f"{name} is empty; a JSON object or list is expected")
     try:
@@ -142,7 +145,7 @@ def read_npz(data: bytes, name: str) -> dict[str, Numbers]:
     except InputError:
         raise
     except Exception as error:  # a broken archive makes numpy and zipfile raise anything
-        raise InputError(f"{name} is not a readable NPZ file: {_reason(error)}") from None
+        raise InputError(f"{name} is not a readable NPZ file: {reason(error)}") from None
 
 
 def read_npy(data: bytes, name: str) -> Numbers:
@@ -156,15 +159,16 @@ def read_npy(data: bytes, name: str) -> Numbers:
     try:
         array: Numbers = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # a broken header makes numpy raise anything
-        raise InputError(f"{name} is not a readable NPY file: {_reason(error)}") from None
+        raise InputError(f"{name} is not a readable NPY file: {reason(error)}") from None
     return array
 
 
-def _reason(error: Exception) -> str:
-    reason = str(error).split("\n")[0]
-    if "allow_pickle" in reason:
+def reason(error: Exception) -> str:
+    """What a library says against a file, in a line."""
+    said = str(error).strip().partition("\n")[0][:120]
+    if "allow_pickle" in said:
         return "it holds pickled Python objects, which are never loaded"
-    return reason
+    return said or type(error).__name__
 
 
 def npz_bytes(arrays: dict[str, Numbers]) -> bytes:

@@ -90,6 +90,7 @@ def _model(outer: Config, quantization: Config | None) -> Model:
     check_groups(num_groups, num_experts)
     check_top_k(top_k, num_experts)
     num_mtp = number(config, *_MTP, most=_MOST_LAYERS) or 0
+    matrices = _matrices(config, family)
     return Model(
         name=kind,
         num_layers=num_layers,
@@ -100,7 +101,8 @@ def _model(outer: Config, quantization: Config | None) -> Model:
         num_groups=num_groups if family or any(key in config for key in _GROUPS) else None,
         mtp_layer_ids=tuple(range(num_layers, num_layers + num_mtp * bool(family and family.mtp))),
         num_shared_experts=_num_shared(config, family),
-        expert_bytes=_expert_bytes(config, outer, family, moe_layer_ids, quantization),
+        expert_matrices=matrices,
+        expert_bytes=_expert_bytes(config, outer, family, matrices, moe_layer_ids, quantization),
     )
 
 
@@ -152,23 +154,28 @@ def _num_shared(config: Config, family: Family | None) -> int:
     return family.num_shared if family else 0
 
 
-def _expert_bytes(
-    config: Config,
-    outer: Config,
-    family: Family | None,
-    moe_layer_ids: tuple[int, ...],
-    quantization: Config | None,
-) -> int | None:
+def _matrices(config: Config, family: Family | None) -> tuple[tuple[int, int], ...]:
+    """Outputs and inputs of each matrix of an expert; empty when they cannot be told."""
     keys = family.width if family else ("moe_intermediate_size",)
     width = next((size for key in keys if (size := number(config, key))), None)
     hidden = number(config, "moe_latent_size") or number(config, "hidden_size", "d_model")
     if family is None or not hidden or not width:
-        return None
-    if config.get("use_bias") or config.get("mlp_bias"):
-        return None  # which may be the experts' or not
+        return ()
+    return (*[(width, hidden)] * (2 if family.gated else 1), (hidden, width))
+
+
+def _expert_bytes(
+    config: Config,
+    outer: Config,
+    family: Family | None,
+    matrices: tuple[tuple[int, int], ...],
+    moe_layer_ids: tuple[int, ...],
+    quantization: Config | None,
+) -> int | None:
+    if family is None or not matrices or config.get("use_bias") or config.get("mlp_bias"):
+        return None  # a bias may be the experts' or not
     dtypes = (part.get(key) for part in (config, outer) for key in ("dtype", "torch_dtype"))
     dtype = next((dtype for dtype in dtypes if dtype), None)
-    matrices = [(width, hidden)] * (2 if family.gated else 1) + [(hidden, width)]
     return expert_bytes(
         matrices, dtype, quantization, moe_layer_ids, family.own_layout, family.biases
     )

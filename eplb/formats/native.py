@@ -10,6 +10,7 @@ import orjson
 from .._arrays import Numbers
 from ..errors import InputError
 from ..trace import LoadTrace, RouteTrace
+from .recorders.experts import by_expert
 from .source import Hints, Source
 
 NAME = "eplb"
@@ -31,7 +32,8 @@ def detect(source: Source) -> bool:
         return False
     content = source.content
     if isinstance(content, Mapping):
-        return content.get("format") == FORMAT or "loads" in content or "routes" in content
+        has_format = str(_plain(content.get("format"))) == FORMAT
+        return has_format or "loads" in content or "routes" in content
     return isinstance(content, list)
 
 
@@ -42,6 +44,8 @@ def read(source: Source, hints: Hints) -> tuple[LoadTrace | RouteTrace, list[str
     ------
     InputError
         When keys are missing or values are not what they should be.
+    RefusedError
+        When a bare list is of another model, or of slots and the live placement is another.
     """
     return parse(source.content, hints)
 
@@ -51,15 +55,17 @@ def parse(content: Any, hints: Hints) -> tuple[LoadTrace | RouteTrace, list[str]
 
     Raises
     ------
-    InputError
+    InputError, RefusedError
         As `read`.
     """
     if isinstance(content, list):
-        return LoadTrace(as_windows(nested_array(content, "loads"))), []
+        return by_expert(LoadTrace(as_windows(nested_array(content, "loads"))), hints)
     _check_header(content)
     is_routes = "routes" in content
     known = (*_COMMON, *_HEADER, *(_OF_ROUTES if is_routes else _OF_LOADS))
     notes = [f"unknown key {key!r} was left aside" for key in content if key not in known]
+    if hints.recorded_under is not None:
+        notes.append("loads of this format are by expert already, so no live plan is needed for it")
     trace = _routes(content, notes, hints.experts()) if is_routes else _loads(content)
     return trace, notes
 
@@ -170,10 +176,10 @@ def _length(value: Any) -> str:
 
 def _check_header(content: Mapping[str, Any]) -> None:
     found = _plain(content.get("format", FORMAT))
-    if found != FORMAT:
+    if str(found) != FORMAT:
         raise InputError(f"the format is {found!r}; {FORMAT!r} is expected")
     version = _plain(content.get("version", VERSION))
-    if version != VERSION:
+    if str(version) != str(VERSION):
         raise InputError(
             f"the file is version {version!r} of {FORMAT}; this eplb reads version {VERSION}"
         )

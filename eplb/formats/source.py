@@ -1,5 +1,6 @@
 """A file or folder to be read: what kind it is, told by its first bytes, and what it holds."""
 
+import contextlib
 import io
 import os
 import zipfile
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -67,6 +68,8 @@ class Source:
         self.name = files.name_of(path)
         self._data: bytes | None = None
         self._known: dict[Path, Source] = {}
+        self.on_disk = True
+        """Whether the path itself holds the bytes: no standard input or pipe, not packed."""
         self.kind = self._kind()
 
     @property
@@ -110,12 +113,18 @@ class Source:
         InputError
             When a line is no JSON.
         """
-        stream = io.BytesIO(self.data()) if not self.on_disk else open(self.path, "rb")  # noqa: SIM115
-        with stream:
+        with self._stream() as stream:
             for number, line in enumerate(stream, start=1):
                 if line.strip():
                     where = f"line {number}"
                     yield where, files.parse_json(line, f"{self.name}, {where}")
+
+    @property
+    def names(self) -> list[str]:
+        """What is in a folder, by name; empty when it cannot be read."""
+        with contextlib.suppress(OSError):
+            return sorted(os.listdir(self.path))
+        return []
 
     def members(self, *endings: str) -> "list[Source]":
         """The files of a folder whose names have one of the endings, by name.
@@ -125,14 +134,11 @@ class Source:
         InputError
             When one of them is a link that leaves the folder, or no plain file.
         """
-        return [self._member(path) for path in self._paths if path.name.endswith(endings)]
-
-    @cached_property
-    def _paths(self) -> list[Path]:
         try:
-            return sorted(Path(self.path).iterdir())
+            paths = sorted(Path(self.path).iterdir())
         except OSError as error:
             raise InputError(f"{self.path} cannot be read: {error.strerror}") from None
+        return [self._member(path) for path in paths if path.name.endswith(endings)]
 
     def _member(self, path: Path) -> "Source":
         """A file of the folder, the same one each time, so that its content is kept."""
@@ -156,16 +162,9 @@ class Source:
         """The last part of the path."""
         return os.path.basename(self.path)
 
-    @cached_property
-    def on_disk(self) -> bool:
-        """Whether the path itself holds the bytes: no standard input, not packed."""
-        if self.path == "-":
-            return False
-        with open(self.path, "rb") as file:
-            return file.read(2) != files.GZIP_MAGIC
-
     def _head(self) -> bytes:
-        if self.path != "-":
+        # Standard input and pipes, such as the shell's `<(...)`, can be read once only.
+        if self.path != "-" and os.path.isfile(self.path):
             try:
                 with open(self.path, "rb") as file:
                     head = file.read(_HEAD)
@@ -173,6 +172,7 @@ class Source:
                 raise InputError(f"{self.path} cannot be read: {error.strerror}") from None
             if not head.startswith(files.GZIP_MAGIC):
                 return head
+        self.on_disk = False
         self._data = files.read_bytes(self.path)
         return self._data[:_HEAD]
 
@@ -185,22 +185,26 @@ class Source:
         for magic, kind in _MAGIC.items():
             if head.startswith(magic):
                 return kind
-        text = head.lstrip()
+        text = head.removeprefix(files.BYTE_ORDER_MARK).lstrip()
         if text[:1] in (b"{", b"["):
-            return "jsonl" if _is_jsonl(self._first_line(head)) else "json"
+            return "jsonl" if _is_jsonl(self._first_lines(text)) else "json"
         return "text" if text and b"\x00" not in head else "bytes"
 
-    def _first_line(self, head: bytes) -> bytes:
-        """`head`, with its first line whole and the beginning of the next; records of large models
-        have lines of megabytes."""
-        if len(head) < _HEAD or b"\n" in head.lstrip() or not head.lstrip().startswith(b"{"):
-            return head
-        stream = open(self.path, "rb") if self._data is None else io.BytesIO(self._data)  # noqa: SIM115
-        with stream:
+    def _first_lines(self, text: bytes) -> bytes:
+        """`text`, the head of the file, with its first line whole and the beginning of the next:
+        records of large models have lines of megabytes."""
+        if not text.startswith(b"{") or text.partition(b"\n")[2].strip():
+            return text
+        with self._stream() as stream:
             line = b""
             while not line.strip():
                 line = stream.readline()
-            return line + stream.read(_HEAD)
+            return line.removeprefix(files.BYTE_ORDER_MARK) + stream.read(_HEAD)
+
+    def _stream(self) -> BinaryIO:
+        if self.on_disk:
+            return open(self.path, "rb")
+        return io.BytesIO(files.read_bytes(self.path) if self._data is None else self._data)
 
     def _zip_kind(self) -> str:
         place = io.BytesIO(self._data) if self._data is not None else self.path
@@ -216,8 +220,8 @@ class Source:
 
 def _is_jsonl(head: bytes) -> bool:
     """Whether a first line is a whole JSON object and another line follows."""
-    line, newline, rest = head.lstrip().partition(b"\n")
-    if not newline or not rest.strip() or not line.startswith(b"{"):
+    line, _, rest = head.lstrip().partition(b"\n")
+    if not rest.strip() or not line.startswith(b"{"):
         return False
     try:
         orjson.loads(line)

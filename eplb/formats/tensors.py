@@ -52,9 +52,7 @@ def read_torch(place: str | bytes, name: str) -> Any:
             " can run any program and are never loaded"
         ) from None
     except Exception as error:  # a broken file makes torch raise anything
-        raise InputError(
-            f"{name} is not a readable torch file: {str(error).splitlines()[0][:120]}"
-        ) from None
+        raise InputError(f"{name} is not a readable torch file: {files.reason(error)}") from None
 
 
 def _check_size(place: str | bytes, name: str) -> None:

@@ -1,9 +1,8 @@
 """Any trace file, found by its content, and the project's own files written."""
 
-from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import EplbError, InputError
+from ..errors import EplbError, InputError, RefusedError
 from ..model import Model
 from ..placement import Placement
 from ..trace import LoadTrace, RouteTrace
@@ -74,7 +73,7 @@ def read_trace(
     InputError
         When the file cannot be read or makes no sense; the message begins with its name.
     RefusedError
-        When it is of another model.
+        When it is of another model, or was not recorded under that placement.
     """
     with files.paused_gc():
         source = Source(path)
@@ -87,21 +86,33 @@ def read_trace(
 
 
 def _read(source: Source, hints: Hints) -> Reading:
-    for reader in READERS:
-        if reader.detect(source):
-            trace, notes = reader.read(source, hints)
-            if hints.model is not None:
-                trace, remarks = hints.model.describe(trace)
-                notes = [*notes, *remarks]
-            return Reading(trace, reader.NAME, tuple(notes))
-    raise InputError(f"no recording known here: {_found(source)}; `eplb formats` lists what is")
+    fitting = (reader for reader in READERS if reader.detect(source))
+    reader = next(fitting, None)
+    if reader is None:
+        raise InputError(f"no recording known here: {_found(source)}; `eplb formats` lists what is")
+    if source.is_folder and (other := next(fitting, None)):
+        raise InputError(
+            f"it has files of two recordings, {reader.NAME} and {other.NAME}; move one of them into"
+            " a folder of its own"
+        )
+    trace, notes = reader.read(source, hints)
+    live = hints.recorded_under
+    if live is not None and trace.num_experts != live.num_logical_experts:
+        raise RefusedError(
+            f"the recording has counts of {trace.num_experts} experts, and the placement recorded"
+            f" under has {live.num_logical_experts}; of this format ({reader.NAME}) counts are not"
+            " by slot, or it was not the one that was live"
+        )
+    if hints.model is not None:
+        trace, remarks = hints.model.describe(trace)
+        notes = [*notes, *remarks]
+    return Reading(trace, reader.NAME, tuple(notes))
 
 
 def _found(source: Source) -> str:
     """What is in a file that nobody reads."""
     if source.kind == "folder":
-        names = ", ".join(sorted(path.name for path in Path(source.path).iterdir())[:4])
-        return f"a folder with {names or 'no file'}"
+        return f"a folder with {', '.join(source.names[:4]) or 'no file'}"
     if source.kind == "json" and isinstance(source.content, dict):
         if source.content.get("format") == "eplb-plan":
             raise InputError("it is a plan; a trace of loads is expected here")

@@ -150,7 +150,7 @@ def test_counts_by_slot_need_the_plan_that_was_live(
     save_file(tensors, "stats/rank0.safetensors")
 
     refused = eplb("inspect", "stats", "--model", "config.json")
-    assert refused.code == 2 and "--recorded-under" in refused.err
+    assert refused.code == 4 and "--recorded-under" in refused.err
     told = eplb(
         "inspect", "stats", "--model", "config.json", "--recorded-under", "live.json", "--json"
     )

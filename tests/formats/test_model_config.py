@@ -39,7 +39,8 @@ def test_deepseek_v3_is_read_from_its_hub_file(tmp_path: Path) -> None:
     model = _read(tmp_path, DEEPSEEK_V3)
     assert model == Model(
         name="deepseek_v3", num_layers=61, moe_layer_ids=tuple(range(3, 61)), num_experts=256,
-        top_k=8, num_groups=8, mtp_layer_ids=(61,), num_shared_experts=1, expert_bytes=44_050_944,
+        top_k=8, num_groups=8, mtp_layer_ids=(61,), num_shared_experts=1,
+        expert_matrices=((2048, 7168), (2048, 7168), (7168, 2048)), expert_bytes=44_050_944,
     )  # fmt: skip
     assert 3 * 7168 * 2048 + 4 * 3 * 16 * 56 == 44_050_944
     assert read_model(str(tmp_path / "config.json")) == model

@@ -238,6 +238,8 @@ HOSTILE_BYTES = {
     "complex loads": (_npz(loads=np.ones((1, 1), complex)), "numbers are expected"),
     "NaN loads": (_npz(loads=np.array([[np.nan]])), "is NaN"),
     "no loads": (_npz(other=np.ones(1)), "no recording known"),
+    "texts for a format": (_npz(format=np.array(["a", "b"]), loads=np.ones((1, 1))), "format is"),
+    "a list of versions": (_npz(version=np.array([1, 1]), loads=np.ones((1, 1))), "is version"),
     "routes of fractions": (_npz(routes=np.ones((1, 1, 1))), "integers"),
     "routes of two axes": (_npz(routes=np.ones((1, 1), int)), r"\[tokens, layers, top_k\]"),
     "routes of another top_k": (_npz(routes=np.ones((1, 1, 1), int), top_k=2), "top_k is 2"),

@@ -13,7 +13,6 @@ import numpy as np
 from ..._arrays import Numbers
 from ...errors import InputError
 from ...trace import LoadTrace
-from .. import files
 from ..source import Hints, Source
 
 NAME = "imatrix"
@@ -224,10 +223,11 @@ class _Head:
 @contextmanager
 def _opened(source: Source) -> "Iterator[mmap.mmap | bytes]":
     """The bytes of a file, of which only what is asked for is read where that is possible."""
-    if source.path != "-":
-        with open(source.path, "rb") as file:
-            if file.read(len(files.GZIP_MAGIC)) != files.GZIP_MAGIC:
-                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-                    yield mapped
-                return
-    yield source.data()
+    if not source.on_disk:
+        yield source.data()
+        return
+    with (
+        open(source.path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+    ):
+        yield mapped

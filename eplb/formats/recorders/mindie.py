@@ -8,6 +8,7 @@ many forward passes.
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..._arrays import Numbers
 from ...errors import InputError, RefusedError
 from ...trace import LARGEST_COUNT, LoadTrace
 from ..source import Hints, Source
+from .experts import by_expert
 from .records import fewer_windows, whole
 from .tables import csv_numbers, csv_text
 
@@ -39,7 +41,7 @@ class _Config(NamedTuple):
 
 def detect(source: Source) -> bool:
     """Whether it is a folder with a file of this name."""
-    return source.is_folder and any(_FILE.fullmatch(m.base) for m in source.members(".csv"))
+    return source.is_folder and any(map(_FILE.fullmatch, source.names))
 
 
 def read(source: Source, hints: Hints) -> tuple[LoadTrace, list[str]]:
@@ -55,20 +57,22 @@ def read(source: Source, hints: Hints) -> tuple[LoadTrace, list[str]]:
     notes: list[str] = []
     phase, members = _members(source)
     config = _config(source, hints)
+    members = members[config.shared_ranks :]
     matrices = []
-    for member in members[config.shared_ranks :]:
+    for member in members:
         matrices.append(csv_numbers(csv_text(member), member.base))
         member.release()
     if config.shared_ranks:
         notes.append(f"the first {config.shared_ranks} ranks hold shared experts: left aside")
-    totals = _stacked(matrices, config, hints, notes)
+    names = [member.base for member in members]
+    totals = _stacked(matrices, names, config, hints, notes)
     if hints.model is None:
         notes.append(
             f"rows are the layers with experts in their order, 0 to {totals[0].shape[1] - 1}:"
             " --model gives them the model's numbers"
         )
-    changes = [_differences(total, rank) for rank, total in enumerate(totals)]
-    tokens = _experts(changes, config, hints, notes)
+    changes = [_differences(*both) for both in zip(totals, names, strict=True)]
+    tokens = _counts(changes, config, hints, notes)
     if phase == "prefill":
         notes.append("expert 0 may count padding in prefill; msit puts the mean in its place")
     trace = LoadTrace(
@@ -77,6 +81,9 @@ def read(source: Source, hints: Hints) -> tuple[LoadTrace, list[str]]:
         window_steps=config.interval,
         phase=phase,
     )
+    if hints.recorded_under is not None:
+        trace, remarks = by_expert(trace, replace(hints, num_experts=config.num_experts))
+        notes += remarks
     if config.interval is None:
         return trace, notes
     return fewer_windows(trace, hints, notes, "matrices"), notes
@@ -136,7 +143,7 @@ def _top_k(content: Mapping[str, Any]) -> int | None:
 
 
 def _stacked(
-    matrices: list[Numbers], config: _Config, hints: Hints, notes: list[str]
+    matrices: list[Numbers], names: list[str], config: _Config, hints: Hints, notes: list[str]
 ) -> list[Numbers]:
     """The running totals of each rank, of shape (W, L, columns)."""
     if not matrices:
@@ -145,13 +152,12 @@ def _stacked(
     shortest, longest = min(lengths), max(lengths)
     if config.num_layers is None and shortest != longest:
         raise InputError(
-            f"rank {lengths.index(shortest)} has {shortest} rows and rank"
-            f" {lengths.index(longest)} {longest}; files of one recording have as many"
+            f"{names[lengths.index(shortest)]} has {shortest} rows and"
+            f" {names[lengths.index(longest)]} {longest}; files of one recording have as many"
         )
     if not shortest:
         raise InputError(
-            f"the file of rank {lengths.index(0)} is empty; was the server stopped before it had"
-            " written?"
+            f"{names[lengths.index(0)]} is empty; was the server stopped before it had written?"
         )
     num_layers = config.num_layers or shortest
     if config.num_layers is None and hints.model is not None:
@@ -166,8 +172,8 @@ def _stacked(
     count = shortest // num_layers
     if not count:
         raise InputError(
-            f"rank {lengths.index(shortest)} has {shortest} rows, less than the {num_layers} layers"
-            " with experts"
+            f"{names[lengths.index(shortest)]} has {shortest} rows, less than the {num_layers}"
+            " layers with experts"
         )
     if longest > count * num_layers:
         notes.append(
@@ -177,20 +183,20 @@ def _stacked(
     return [matrix[: count * num_layers].reshape(count, num_layers, -1) for matrix in matrices]
 
 
-def _differences(totals: Numbers, rank: int) -> Numbers:
+def _differences(totals: Numbers, name: str) -> Numbers:
     """Counts of each window from running totals."""
     wrong = ~((totals >= 0) & (totals <= LARGEST_COUNT)) | (totals != np.floor(totals))
     if wrong.any():
         window, layer, column = np.argwhere(wrong)[0]
         raise InputError(
-            f"rank {rank}, row {window * totals.shape[1] + layer}, column {column} is"
+            f"{name}, row {window * totals.shape[1] + layer + 1}, column {column + 1} is"
             f" {totals[window, layer, column]}; a count, whole and not negative, is expected"
         )
     change = np.diff(totals, axis=0, prepend=0)
     if (change < 0).any():
         window, layer, column = np.argwhere(change < 0)[0]
         raise InputError(
-            f"rank {rank}: the total of layer {layer}, column {column} falls from"
+            f"{name}: the total of layer {layer}, column {column + 1} falls from"
             f" {totals[window - 1, layer, column]:.0f} to {totals[window, layer, column]:.0f} in"
             f" matrix {window}; totals only grow, so the files of two runs, or of other layers"
             " than stated, are in one"
@@ -198,12 +204,18 @@ def _differences(totals: Numbers, rank: int) -> Numbers:
     return change
 
 
-def _experts(ranks: list[Numbers], config: _Config, hints: Hints, notes: list[str]) -> Numbers:
-    """Counts by expert, of shape (W, L, E), from the columns of all ranks."""
+def _counts(ranks: list[Numbers], config: _Config, hints: Hints, notes: list[str]) -> Numbers:
+    """The counts of all ranks beside each other, of shape (W, L, E); by slot, where a placement
+    that was live is given."""
     widths = [rank.shape[2] for rank in ranks]
     columns, num_experts = sum(widths), config.num_experts
-    if config.is_by_slot or (hints.recorded_under is not None and columns != num_experts):
-        return _folded(np.concatenate(ranks, axis=2), hints)
+    if hints.recorded_under is not None:
+        return np.concatenate(ranks, axis=2)
+    if config.is_by_slot:
+        raise InputError(
+            "it was recorded under a map of redundant experts, so columns are slots:"
+            " --recorded-under, the plan that was live, tells which expert a column is"
+        )
     if num_experts is None:
         if len(ranks) > 1:
             raise InputError(
@@ -222,24 +234,3 @@ def _experts(ranks: list[Numbers], config: _Config, hints: Hints, notes: list[st
             " expert a column is"
         )
     return np.concatenate(ranks, axis=2)
-
-
-def _folded(slots: Numbers, hints: Hints) -> Numbers:
-    """Counts by expert from counts by slot, under the placement that was live."""
-    live = hints.recorded_under
-    if live is None:
-        raise InputError(
-            "it was recorded under a map of redundant experts, so columns are slots:"
-            " --recorded-under, the plan that was live, tells which expert a column is"
-        )
-    if slots.shape[1:] != (live.num_layers, live.num_slots):
-        raise RefusedError(
-            f"the recording has {slots.shape[1]} layers × {slots.shape[2]} slots and the plan it is"
-            f" said to be recorded under {live.num_layers} × {live.num_slots}"
-        )
-    counts = np.zeros((*slots.shape[:2], live.num_logical_experts))
-    layer, slot = np.nonzero(live.physical_to_logical >= 0)
-    expert = live.physical_to_logical[layer, slot]
-    for window, load in zip(counts, slots, strict=True):
-        np.add.at(window, (layer, expert), load[layer, slot])
-    return counts

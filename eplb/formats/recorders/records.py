@@ -84,17 +84,6 @@ def check_once(experts: Ints, layer_ids: Sequence[int] | Ints, name: Callable[[i
     )
 
 
-def largest_expert(num_experts: int | None, largest: int, notes: list[str]) -> int:
-    """E, from what is known or else the largest id, with a remark."""
-    if num_experts is not None:
-        return num_experts
-    notes.append(
-        f"the routes do not say how many experts there are; {largest + 1} is taken, the largest"
-        " id + 1"
-    )
-    return largest + 1
-
-
 def check_size(shape: Sequence[int], named: int) -> None:
     """Raise `InputError` where a table of windows × layers × experts would fill the memory with
     entries of which the file names few."""

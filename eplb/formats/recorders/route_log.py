@@ -10,7 +10,8 @@ from ..._arrays import Ints
 from ...errors import InputError
 from ...trace import RouteTrace
 from ..source import Hints, Source
-from .records import check_once, each, first, keys_of, largest_expert, whole
+from .experts import largest_expert
+from .records import check_once, each, first, keys_of, whole
 
 NAME = "route-log"
 DESCRIPTION = 'Route logs: JSON lines {"type": "meta"} and {"type": "route", "topk_ids": [...]}'
@@ -130,9 +131,10 @@ class _Log:
         layers = np.frombuffer(self.layers, np.int32)
         ids = np.frombuffer(self.ids, np.int32).reshape(-1, self.top_k)
         layer_ids = self._layers(np.unique(layers).tolist(), notes)
-        num_experts = hints.experts()
         if "num_experts" in self.head:
             num_experts = whole(self.head, "num_experts", "the head", least=1)
+        else:
+            num_experts = largest_expert("routes", int(ids.max()), hints, notes)
         request = np.frombuffer(self.request, np.int64)
         token, start = _tokens(request, np.frombuffer(self.token, np.int64), layers, notes)
         num_tokens, num_lines = len(start), len(token)
@@ -162,7 +164,7 @@ class _Log:
         model = self.head.get("model_id")
         return RouteTrace(
             experts=experts,
-            num_experts=largest_expert(num_experts, int(ids.max()), notes),
+            num_experts=num_experts,
             request=request[start],
             layer_ids=layer_ids,
             model=model if isinstance(model, str) else None,

@@ -14,7 +14,8 @@ from ...model import Model
 from ...trace import RouteTrace
 from .. import files
 from ..source import Hints, Source
-from .records import check_once, each, first, largest_expert
+from .experts import largest_expert
+from .records import check_once, each, first
 
 NAME = "routed-experts"
 DESCRIPTION = (
@@ -68,7 +69,7 @@ def read(source: Source, hints: Hints) -> tuple[RouteTrace, list[str]]:
     experts, largest = _joined(parts, requests, hints.model, notes)
     trace = RouteTrace(
         experts=experts,
-        num_experts=largest_expert(hints.experts(), largest, notes),
+        num_experts=largest_expert("routes", largest, hints, notes),
         request=np.repeat(requests, [len(part) for part in parts]),
     )
     return trace, notes
@@ -183,5 +184,5 @@ def _guess_dense(empty: Bools, top_k: int, notes: list[str]) -> Bools:
         sure = (
             "" if top_k > 1 else "; with one expert a token, expert 0 may be meant: --model tells"
         )
-        notes.append(f"layers {layers} hold zeros only and are taken for dense{sure}")
+        notes.append(f"layers with zeros only are taken for dense: {layers}{sure}")
     return empty

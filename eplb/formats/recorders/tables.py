@@ -15,6 +15,7 @@ from ...errors import InputError
 from ...trace import LARGEST_COUNT, LoadTrace
 from .. import files
 from ..source import Hints, Source
+from .experts import by_expert, largest_expert
 from .records import check_size
 
 NAME = "table"
@@ -40,6 +41,8 @@ def read(source: Source, hints: Hints) -> tuple[LoadTrace, list[str]]:
     ------
     InputError
         When columns are missing or hold the wrong kind of numbers, or a row comes twice.
+    RefusedError
+        When it is of another model, or its counts are of slots and the live placement is another.
     """
     notes: list[str] = []
     columns = _parquet(source, notes) if source.kind == "parquet" else _csv(source, notes)
@@ -51,14 +54,12 @@ def read(source: Source, hints: Hints) -> tuple[LoadTrace, list[str]]:
     if "window" in columns:
         numbers, window = np.unique(_whole(columns, "window"), return_inverse=True)
         _note_gaps(numbers, notes)
-    num_experts = hints.experts() or int(expert.max()) + 1
-    if expert.max() >= num_experts:
-        place = int(np.argmax(expert >= num_experts))
-        raise InputError(
-            f"row {place + 1} is of expert {expert[place]};"
-            f" ids from 0 to {num_experts - 1} are expected"
-        )
-    shape = (len(numbers), len(layer_ids), num_experts)
+    width = int(expert.max()) + 1
+    if hints.recorded_under is None:
+        width = largest_expert("rows", width - 1, hints, notes)
+    else:  # the experts of the table are slots
+        width = max(width, hints.recorded_under.num_slots)
+    shape = (len(numbers), len(layer_ids), width)
     check_size(shape, len(layer))
     flat = np.ravel_multi_index((window, row, expert), shape)
     _check_once(flat, columns)
@@ -68,11 +69,12 @@ def read(source: Source, hints: Hints) -> tuple[LoadTrace, list[str]]:
     tokens.setflags(write=False)  # a trace takes a read-only array over without a copy
     if left := tokens.size - len(flat):
         notes.append(f"{left:,} of {tokens.size:,} counts have no row and are taken for 0")
-    return LoadTrace(tokens, layer_ids=layer_ids), notes
+    trace, remarks = by_expert(LoadTrace(tokens, layer_ids=layer_ids), hints)
+    return trace, [*notes, *remarks]
 
 
 def csv_text(source: Source) -> str:
-    """The text of a CSV file.
+    """The text of a CSV file, with a line feed behind each line.
 
     Raises
     ------
@@ -80,11 +82,12 @@ def csv_text(source: Source) -> str:
         When it is no UTF-8.
     """
     try:
-        return source.data().decode("utf-8-sig")
+        text = source.data().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
             f"byte {error.start} of {source.base} is not UTF-8; save the table as UTF-8"
         ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def csv_numbers(text: str, where: str, columns: Sequence[int] | None = None) -> Numbers:
@@ -119,10 +122,26 @@ def _reason(message: str) -> str:
 
 def _csv(source: Source, notes: list[str]) -> dict[str, Numbers]:
     head, _, text = csv_text(source).lstrip().partition("\n")
-    names = [name.strip() for name in next(csv.reader([head]), [])]
+    try:
+        names = [name.strip() for name in next(csv.reader([head]), [])]
+    except csv.Error as error:
+        raise InputError(f"the names of the columns cannot be read: {error}") from None
     chosen = _choose(names, notes)
     numbers = csv_numbers(text, "the table", [names.index(name) for name in chosen])
+    if '"' not in text and text.count(",") != len(numbers) * (len(names) - 1):
+        _check_widths(text, len(names))
     return dict(zip(chosen, numbers.T, strict=True))
+
+
+def _check_widths(text: str, num_columns: int) -> None:
+    """Raise `InputError` for a row with more values than columns, which numpy does not mind: a
+    decimal comma makes one."""
+    for row, line in enumerate(filter(str.strip, text.split("\n")), start=1):
+        if (found := line.count(",") + 1) != num_columns:
+            raise InputError(
+                f"row {row} has {found} values and the first line {num_columns} names of columns;"
+                " as many are expected"
+            )
 
 
 def _parquet(source: Source, notes: list[str]) -> dict[str, Numbers]:
@@ -143,7 +162,7 @@ def _parquet(source: Source, notes: list[str]) -> dict[str, Numbers]:
     except InputError:
         raise
     except Exception as error:  # a broken file makes pyarrow raise anything
-        raise InputError(f"not a readable Parquet file: {str(error).splitlines()[0]}") from None
+        raise InputError(f"not a readable Parquet file: {files.reason(error)}") from None
     columns = {}
     for name in chosen:
         values = table.column(name)

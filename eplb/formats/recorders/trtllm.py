@@ -1,7 +1,6 @@
 """TensorRT-LLM's expert statistics: `meta_info.json` and a safetensors file a rank."""
 
 import contextlib
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from ...errors import EplbError, InputError
 from ...trace import LoadTrace
 from .. import files
 from ..source import Hints, Source
-from .arrays import by_expert
+from .experts import by_expert
 from .passes import pass_windows
 
 NAME = "trtllm"
@@ -56,10 +55,9 @@ def detect(source: Source) -> bool:
     """Whether it is a folder of statistics, or a file out of one."""
     if not source.is_folder:
         return bool(_FILE.fullmatch(source.base)) and source.kind == "bytes"
-    names: list[str] = []
-    with contextlib.suppress(OSError):
-        names = os.listdir(source.path)
-    return _META in names or any(_FILE.fullmatch(name) or _PICKLE.fullmatch(name) for name in names)
+    return any(
+        name == _META or _FILE.fullmatch(name) or _PICKLE.fullmatch(name) for name in source.names
+    )
 
 
 def read(source: Source, hints: Hints) -> tuple[LoadTrace, list[str]]:
@@ -171,8 +169,9 @@ def _opened(path: str, name: str) -> Iterator[Any]:
     except EplbError:
         raise
     except Exception as error:  # broken files and types unknown to numpy make it raise anything
-        reason = str(error).split("\n")[0][:120]
-        raise InputError(f"{name} is not a readable safetensors file: {reason}") from None
+        raise InputError(
+            f"{name} is not a readable safetensors file: {files.reason(error)}"
+        ) from None
 
 
 def _meta(source: Source, num_files: int) -> tuple[int, int | None, list[str]]:

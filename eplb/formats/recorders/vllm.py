@@ -14,6 +14,7 @@ from ...errors import InputError
 from ...trace import LoadTrace
 from ..native import nested_array
 from ..source import Hints, Source
+from .experts import check_experts
 from .records import each, first, keys_of, whole
 
 NAME = "vllm"
@@ -35,10 +36,12 @@ def read(source: Source, hints: Hints) -> tuple[LoadTrace, list[str]]:
     ------
     InputError
         When a record is no load record, misses a key, or does not fit the others.
+    RefusedError
+        When there are other experts than the hints say.
     """
     steps: list[int] = []
     windows: list[Ints] = []
-    num_experts = hints.experts()
+    num_experts = 0
     unknown: dict[str, None] = {}
     for where, record in each(source):
         _check_header(record, where)
@@ -51,7 +54,10 @@ def read(source: Source, hints: Hints) -> tuple[LoadTrace, list[str]]:
             )
         steps.append(step)
         load, slots = _arrays(record, where)
-        num_experts = num_experts or int(slots.max()) + 1
+        if not windows:
+            num_experts = int(slots.max()) + 1
+            if num_experts <= slots.shape[1]:  # else the map is broken, as is told next
+                check_experts(num_experts, hints)
         _check_slots(load, slots, num_experts, where)
         windows.append(_fold(load, slots, num_experts))
         if windows[-1].shape != windows[0].shape:

@@ -131,8 +131,12 @@ def test_folding_keeps_the_load(tmp_path: Path, fractions: bool) -> None:
 @pytest.mark.parametrize(
     ("hints", "error", "message"),
     [
-        ({"num_experts": 2}, InputError, "4 counts a layer and the model has 2.*--recorded-under"),
-        ({"num_experts": 8}, InputError, "the recording is of another model"),
+        (
+            {"num_experts": 2},
+            RefusedError,
+            "4 counts a layer and the model has 2.*--recorded-under",
+        ),
+        ({"num_experts": 8}, RefusedError, "the recording is of another model"),
         (
             {"recorded_under": Placement(np.array([[0, 1]]), 2, 1)},
             RefusedError,

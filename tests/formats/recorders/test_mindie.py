@@ -110,8 +110,24 @@ def test_columns_of_a_map_are_slots(tmp_path: Path) -> None:
     assert trace.tokens.tolist() == [[[6, 8, 3, 4], [4, 3, 2, 12]]]
     with pytest.raises(InputError, match="columns are slots: --recorded-under"):
         read(path)
-    with pytest.raises(RefusedError, match=r"2 layers × 6 slots and the plan .* 1 × 6"):
+    with pytest.raises(RefusedError, match="has 2 layers and the placement recorded under 1;"):
         read(path, Hints(recorded_under=Placement(live.physical_to_logical[:1], 4, 2)))
+
+
+def test_columns_are_slots_of_a_live_plan_without_copies(tmp_path: Path) -> None:
+    """As many slots as experts do not mean that each expert is in the slot of its number."""
+    live = Placement(np.array([[1, 0, 3, 2], [0, 1, 2, 3]]), 4, num_ranks=2)
+    trace, notes = read(folder(tmp_path, RANKS), Hints(recorded_under=live))
+    assert trace.tokens.tolist() == [[[2, 1, 6, 5], [3, 4, 7, 8]], [[0, 10, 30, 0], [0, 20, 0, 40]]]
+    assert "counts of 4 slots are folded to 4 experts" in "".join(notes)
+
+
+def test_load_in_a_slot_without_expert_is_refused(tmp_path: Path) -> None:
+    """A rank that was excluded counts nothing, so the plan was another."""
+    live = Placement(np.array([[0, 1, 2, 3, -1, -1]] * 2), 4, 3, excluded_ranks=(2,))
+    path = folder(tmp_path, [*RANKS, "1,0\n0,0\n1,0\n0,0\n"])
+    with pytest.raises(RefusedError, match="slot 4 has load in layer 0"):
+        read(path, Hints(recorded_under=live))
 
 
 def test_many_matrices_are_summed(tmp_path: Path) -> None:
@@ -136,17 +152,17 @@ HOSTILE: dict[str, tuple[list[str] | dict[str, str | bytes], object, Hints, str]
     "a header": (["expert_0,expert_1\n1,2\n"], None, FOUR, "decode_0.csv: row 1 has 'expert_0'"),
     "text": (["1,2\n3,x\n"], None, FOUR, "decode_0.csv: row 2 has 'x', which is no number"),
     "ragged rows": (["1,2\n3\n"], None, FOUR, "decode_0.csv: row 2 has more or fewer"),
-    "an empty file": ([""], CONFIG, FOUR, "rank 0 is empty"),
-    "an empty file without configuration": ([""], None, FOUR, "rank 0 is empty"),
+    "an empty file": ([""], CONFIG, FOUR, "decode_0.csv is empty"),
+    "an empty file without configuration": ([""], None, FOUR, "decode_0.csv is empty"),
     "half a matrix": (["1,2,3,4\n"], CONFIG, FOUR, "1 rows, less than the 2 layers"),
-    "ranks of different length": (["1,2\n", "1,2\n" * 2], None, FOUR, "0 has 1 rows and rank 1 2"),
+    "ranks of different length": (["1,2\n", "1,2\n" * 2], None, FOUR, "1 rows and decode_1.csv 2"),
     "rows of other layers": (["1,2,3,4\n" * 5], None, Hints(model=MODEL), "5 rows are not a whole"),
     "totals that fall": (["5,2,3,4\n" * 2 + "4,2,3,4\n" * 2], CONFIG, FOUR,
-                         "layer 0, column 0 falls from 5 to 4 in matrix 1"),
-    "a negative count": (["1,-2,3,4\n" * 2], CONFIG, FOUR, "row 0, column 1 is -2"),
-    "a fractional count": (["1,2,3,4\n1,2.5,3,4\n"], CONFIG, FOUR, "row 1, column 1 is 2.5"),
-    "NaN": (["1,nan,3,4\n" * 2], CONFIG, FOUR, "column 1 is nan"),
-    "infinity": (["1,inf,3,4\n" * 2], CONFIG, FOUR, "column 1 is inf"),
+                         "decode_0.csv: the total of layer 0, column 1 falls from 5 to 4"),
+    "a negative count": (["1,-2,3,4\n" * 2], CONFIG, FOUR, "decode_0.csv, row 1, column 2 is -2"),
+    "a fractional count": (["1,2,3,4\n1,2.5,3,4\n"], CONFIG, FOUR, "row 2, column 2 is 2.5"),
+    "NaN": (["1,nan,3,4\n" * 2], CONFIG, FOUR, "column 2 is nan"),
+    "infinity": (["1,inf,3,4\n" * 2], CONFIG, FOUR, "column 2 is inf"),
     "no UTF-8": ({"decode_0.csv": b"1,\xff\n"}, None, FOUR, "byte 2 of decode_0.csv is not"),
     "a configuration without layers": (RANKS, {"num_of_experts": 4}, FOUR, "'num_moe_layers' is"),
     "a configuration that is a list": (RANKS, [1], FOUR, "model_gen_config.json is no JSON object"),

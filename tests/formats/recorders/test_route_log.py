@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eplb.errors import InputError
+from eplb.errors import InputError, RefusedError
 from eplb.formats.recorders import route_log
 from eplb.formats.source import Hints, Source
 from eplb.trace import RouteTrace
@@ -140,7 +140,6 @@ HOSTILE: dict[str, tuple[list[object], str]] = {
     "ids of truth": ([HEAD, route("a", 0, 1, True, False)], "list of expert ids"),
     "more ids than top_k": ([HEAD, route("a", 0, 1, 1, 2, 3)], "line 2 has 3 experts; 2 are"),
     "fewer ids than before": ([route("a", 0, 1, 1, 2), route("a", 1, 1, 1)], "has 1 experts; 2"),
-    "ids above E": ([HEAD, route("a", 0, 1, 1, 8)], "expert 8;.*0 to 7"),
     "negative ids": ([HEAD, route("a", 0, 1, 1, -2)], "expert -2"),
     "an id that fills memory": ([HEAD, route("a", 0, 1, 1, 2**40)], "too large for any model"),
     "a layer that fills memory": ([HEAD, route("a", 0, 2**40, 1, 2)], "too large for any model"),
@@ -165,6 +164,12 @@ def test_hostile_logs_get_a_clear_message(tmp_path: Path, what: str) -> None:
     records, message = HOSTILE[what]
     with pytest.raises(InputError, match=message):
         read(tmp_path / "log.jsonl", *records)
+
+
+def test_routes_of_another_model_are_refused(tmp_path: Path) -> None:
+    """The model has fewer experts than are named."""
+    with pytest.raises(RefusedError, match=r"expert 8; ids from 0 to 7 .* another model"):
+        read(tmp_path / "log.jsonl", HEAD, route("a", 0, 1, 1, 8))
 
 
 @pytest.mark.parametrize("content", ["{}", '{"type": "route"}', '{"type": "meta"}', "[]", "x"])

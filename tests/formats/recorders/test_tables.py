@@ -10,15 +10,17 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from eplb.errors import InputError
+from eplb.errors import InputError, RefusedError
 from eplb.formats.recorders import tables
 from eplb.formats.source import Hints, Source
+from eplb.placement import Placement
 from eplb.trace import LoadTrace
 
 HEADER = "window,layer,expert,count\n"
 # Window 7 comes first in the file and last in the trace; expert 1 of layer 5 has no row in it.
 CSV = HEADER + "7,3,1,5\n2,3,0,1\n2,3,1,2\n2,5,0,3\n2,5,1,4\n7,3,0,6\n7,5,0,7\n"
 TOKENS = [[[1, 2], [3, 4]], [[6, 5], [7, 0]]]
+TAKEN = "the rows do not say how many experts there are; 2 is taken, the largest id + 1"
 
 
 def columns(text: str = CSV) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def test_rows_are_windows_layers_and_experts(tmp_path: Path, content: str | byte
     assert trace.tokens.tolist() == TOKENS
     assert trace.tokens.dtype == np.int64
     assert trace.layer_ids.tolist() == [3, 5]
-    assert notes == ["1 of 8 counts have no row and are taken for 0"]
+    assert notes == [TAKEN, "1 of 8 counts have no row and are taken for 0"]
 
 
 def test_columns_stand_in_any_order(tmp_path: Path) -> None:
@@ -60,7 +62,12 @@ def test_columns_stand_in_any_order(tmp_path: Path) -> None:
     text = '﻿"count", expert ,who,layer\r\n5,0,a,"1"\r\n6,1,"b, c",1\r\n'
     trace, notes = read(tmp_path / "t.csv", text)
     assert (trace.tokens.tolist(), trace.layer_ids.tolist()) == ([[[5, 6]]], [1])
-    assert notes == ["further columns were left aside: who"]
+    assert notes == ["further columns were left aside: who", TAKEN]
+
+
+def test_lines_may_end_as_in_old_programs(tmp_path: Path) -> None:
+    """A carriage return by itself ends a line too."""
+    assert read(tmp_path / "t.csv", CSV.replace("\n", "\r"))[0].tokens.tolist() == TOKENS
 
 
 def test_experts_without_rows_are_known_from_the_model(tmp_path: Path) -> None:
@@ -81,12 +88,12 @@ def test_averages_stay_fractions(tmp_path: Path) -> None:
 def test_gaps_between_windows_are_noted(tmp_path: Path) -> None:
     """Windows 1, 2 and 5 are three; equal distances are none."""
     rows = "".join(f"{window},0,0,1\n" for window in (1, 2, 5))
-    trace, notes = read(tmp_path / "t.csv", HEADER + rows)
+    trace, notes = read(tmp_path / "t.csv", HEADER + rows, Hints(num_experts=1))
     assert trace.num_windows == 3
     assert notes == [
         "window numbers have gaps, the first after 2; windows are taken in their order"
     ]
-    assert read(tmp_path / "t.csv", HEADER + "0,0,0,1\n100,0,0,1\n")[1] == []
+    assert read(tmp_path / "t.csv", HEADER + "0,0,0,1\n9,0,0,1\n", Hints(num_experts=1))[1] == []
 
 
 def test_csv_needs_no_further_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +118,8 @@ HOSTILE: dict[str, tuple[str | bytes, str]] = {
     "text": (HEADER + "0,0,0,many\n", "row 1 has 'many', which is no number"),
     "nothing": (HEADER + "0,0,0,\n", "row 1 has '', which is no number"),
     "a short row": (HEADER + "0,0,0,1\n0,0,1\n", "the table: row 2 has more or fewer columns"),
+    "a decimal comma": ("layer,expert,count\n0,0,1,5\n", "row 1 has 4 values and .* 3 names"),
+    "a head cut by a quote": (f'layer,expert,count,"{"x" * 2**18}\n', "names of the columns"),
     "NaN": (HEADER + "0,0,0,NaN\n", "row 1 has count nan"),
     "infinity": (HEADER + "0,0,0,inf\n", "row 1 has count inf"),
     "a negative count": (HEADER + "0,0,0,1\n0,0,1,-1\n", "row 2 has count -1"),
@@ -150,9 +159,20 @@ def test_hostile_tables_get_a_clear_message(tmp_path: Path, what: str) -> None:
 
 
 def test_experts_above_those_of_the_model_are_refused(tmp_path: Path) -> None:
-    """The row is named."""
-    with pytest.raises(InputError, match="row 1 is of expert 1; ids from 0 to 0"):
+    """The recording is of another model."""
+    with pytest.raises(RefusedError, match=r"name expert 1; ids from 0 to 0 .* another model"):
         read(tmp_path / "t", CSV, Hints(num_experts=1))
+
+
+def test_slots_are_folded_under_the_live_placement(tmp_path: Path) -> None:
+    """Where it is given, the experts of the table are slots; the last may have no row."""
+    live = Placement(np.array([[1, 0, 1, 0]]), 2, num_ranks=2)
+    text = "layer,expert,count\n3,0,5\n3,1,6\n3,2,7\n"
+    trace, notes = read(tmp_path / "t", text, Hints(recorded_under=live))
+    assert trace.tokens.tolist() == [[[6, 12]]]
+    assert "counts of 4 slots are folded to 2 experts" in notes[-1]
+    with pytest.raises(RefusedError, match=r"5 counts a layer, and the placement .* 4 slots"):
+        read(tmp_path / "t", text + "3,4,7\n", Hints(recorded_under=live))
 
 
 def test_parquet_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eplb.errors import InputError
+from eplb.errors import InputError, RefusedError
 from eplb.formats.recorders import vllm
 from eplb.formats.source import Hints, Source
 from eplb.model import Model
@@ -101,12 +101,16 @@ HOSTILE: dict[str, tuple[list[object], Hints, str]] = {
         [record(expert_load=[[1, 2, 3, 4], [1, -2, 3, 4]])], HINTS, r"load\[1\]\[1\] is -2",
     ),
     "fractional experts": ([record(p2l_map=[[0, 1.5, 2, 0]] * 2)], HINTS, "holds fractions"),
-    "an expert above E": ([record(p2l_map=[[0, 1, 2, 3]] * 2)], HINTS, r"\[0\]\[3\] is expert 3"),
+    "an expert above E": (
+        [record(), record(step=200, p2l_map=[[0, 1, 2, 3]] * 2)], HINTS, r"\[0\]\[3\] is expert 3"
+    ),
     "an expert below −1": ([record(p2l_map=[[0, 1, 2, -2]] * 2)], HINTS, "is expert -2"),
     "a spare slot with load": (
         [record(p2l_map=[[0, 1, 2, -1]] * 2)], HINTS, "slot 3 of row 0 holds no expert and has .* 2"
     ),
-    "an expert nowhere": ([record(p2l_map=[[0, 1, 1, 0]] * 2)], HINTS, "expert 2 has no slot"),
+    "an expert nowhere": (
+        [record(p2l_map=[[0, 1, 2, 0], [0, 2, 2, 0]])], HINTS, "expert 1 has no slot in row 1"
+    ),
     "an expert that fills memory": (
         [record(p2l_map=[[0, 1, 2, 2**40]] * 2)], Hints(), "1099511627777 experts and 4 slots",
     ),
@@ -124,6 +128,13 @@ def test_hostile_records_get_a_clear_message(tmp_path: Path, what: str) -> None:
     records, hints, message = HOSTILE[what]
     with pytest.raises(InputError, match=message):
         read(tmp_path / "s.jsonl", *records, hints=hints)
+
+
+@pytest.mark.parametrize("num_experts", [2, 4])
+def test_recordings_of_another_model_are_refused(tmp_path: Path, num_experts: int) -> None:
+    """Every map names every expert, so the number of experts is known."""
+    with pytest.raises(RefusedError, match=f"has 3 experts a layer, and {num_experts} are"):
+        read(tmp_path / "s.jsonl", record(), hints=Hints(num_experts=num_experts))
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"record_type": "other"}', "3"])

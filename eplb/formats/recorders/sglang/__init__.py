@@ -49,16 +49,20 @@ def _dumps(source: Source) -> list[Source]:
     """The files of a recording, in time order; none when it is no recording of SGLang."""
     if not source.is_folder:
         return [source] if _mode(source) in _DUMPS else []
+    dumps: list[Source] = []
     try:
         for ending in (".pt", ".csv"):
-            members = source.members(ending)
+            # Other files last, so that they are told not to belong to the recording.
+            members = sorted(
+                source.members(ending), key=lambda member: not member.base.startswith(_OWN_NAME)
+            )
             if members and _mode(members[0]) in _DUMPS:
-                return members
-    except InputError as error:
-        # A file that cannot be read may be another recorder's, unless its name says otherwise.
-        if _OWN_NAME in str(error):
+                dumps += members
+    except InputError:
+        # The folder may be another recorder's, unless names say otherwise.
+        if any(name.startswith(_OWN_NAME) for name in source.names):
             raise
-    return []
+    return dumps
 
 
 def _mode(source: Source) -> str:

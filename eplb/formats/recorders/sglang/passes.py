@@ -10,16 +10,9 @@ from ...._arrays import Bools, Ints
 from ....errors import InputError
 from ....trace import LoadTrace, RouteTrace
 from ...source import Hints, Source
+from ..experts import check_experts
 from ..passes import pass_windows
-from .records import (
-    Record,
-    check_experts,
-    naming,
-    placement_of,
-    record_of,
-    records_of,
-    some,
-)
+from .records import Record, naming, placement_of, record_of, records_of, some
 from .sums import Routes, Sums
 
 _RANK = re.compile(r"_(\d+)\.pt$")

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...._arrays import Ints, Numbers
-from ....errors import EplbError, InputError, RefusedError
-from ...source import Hints, Source
+from ....errors import EplbError, InputError
+from ...source import Source
 
 # Larger counts of one pass are nonsense, and sums of fewer than 2^32 of these fit into int64.
 _MOST_IN_A_PASS = 2**31 - 1
@@ -42,16 +42,6 @@ def some(items: Sequence[object]) -> str:
     """The first few in words."""
     shown = ", ".join(map(str, items[:6]))
     return shown if len(items) <= 6 else f"{shown} and {len(items) - 6} more"
-
-
-def check_experts(num_experts: int, hints: Hints) -> None:
-    """Raise `RefusedError` when there are other experts than the hints say."""
-    known = hints.experts()
-    if known is not None and known != num_experts:
-        raise RefusedError(
-            f"the recording has {num_experts} experts a layer, and {known} are expected; it is of"
-            " another model"
-        )
 
 
 def checked_counts(value: Any, key: str, axes: str) -> Ints:

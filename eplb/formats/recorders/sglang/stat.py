@@ -10,8 +10,9 @@ from ....errors import InputError
 from ....trace import LoadTrace, join
 from ...native import as_windows, nested_array
 from ...source import Hints, Source
+from ..experts import check_experts
 from ..passes import pass_windows
-from .records import check_experts, checked_counts, naming
+from .records import checked_counts, naming
 
 _KNOWN = ("logical_count", "rank", "average_utilization_rate_over_window")
 

@@ -9,7 +9,8 @@ import numpy as np
 from ....errors import InputError
 from ....trace import LARGEST_COUNT, LoadTrace
 from ...source import Hints, Source
-from .records import check_experts, naming, some
+from ..experts import largest_expert
+from .records import naming, some
 
 _HEADER = b"layer_id,expert_id,count"
 _LINE = re.compile(r"\s*(\d{1,18})\s*,\s*(\d{1,18})\s*,\s*(\d{1,18})\s*", re.ASCII)
@@ -45,7 +46,8 @@ def read_tables(members: Sequence[Source], hints: Hints) -> tuple[LoadTrace, lis
     if max(total.values()) > LARGEST_COUNT:
         raise InputError(f"counts add up to {max(total.values())}; at most 2^53 is expected")
     layer_ids = sorted({layer for layer, _ in total})
-    num_experts, notes = _num_experts(max(expert for _, expert in total) + 1, hints)
+    notes: list[str] = []
+    num_experts = largest_expert("files", max(expert for _, expert in total), hints, notes)
     if len(layer_ids) * num_experts > _MOST_CELLS:
         raise InputError(
             f"{len(layer_ids)} layers of {num_experts} experts are more than any model has; a"
@@ -61,17 +63,6 @@ def read_tables(members: Sequence[Source], hints: Hints) -> tuple[LoadTrace, lis
             f" totals are {len(tables)} times the tokens; how loads compare is not affected"
         )
     return LoadTrace(tokens, layer_ids=np.array(layer_ids)), [*notes, *_dump_notes(members)]
-
-
-def _num_experts(least: int, hints: Hints) -> tuple[int, list[str]]:
-    known = hints.experts()
-    if known is None:
-        return least, [
-            f"the files do not say how many experts there are; {least} is taken, the largest id + 1"
-        ]
-    if least > known:
-        check_experts(least, hints)
-    return known, []
 
 
 def _dump_notes(members: Sequence[Source]) -> list[str]:
