@@ -32,8 +32,8 @@ INTERRUPTED = 130
 
 _EPILOG = """\b
 Exit codes:
-  0    done; plans the same
-  1    two plans differ; inspect --strict found something
+  0    done; gate passed; plans the same
+  1    a gate failed; two plans differ; inspect --strict found something
   2    wrong usage; input that cannot be read; output that cannot be written
   3    infeasible; the nearest feasible setting is printed
   4    refused for safety: made for another model, layer set or topology

@@ -90,10 +90,12 @@ def build_problem(trace: "LoadTrace", current: "Plan | None", options: dict[str,
 
 def build_topology(options: dict[str, Any]) -> "Topology":
     """The machines that the options name."""
-    from eplb.formats.speeds import read_speeds
+    from eplb.formats.numbers import read_numbers
     from eplb.topology import Topology
 
-    speed = None if options["gpu_speed"] is None else read_speeds(options["gpu_speed"])
+    speed = None
+    if options["gpu_speed"] is not None:
+        speed = read_numbers(options["gpu_speed"], "the speed", "GPU")
     return Topology(
         options["gpus"] or 8, options["nodes"] or 1, speed, tuple(sorted(options["exclude_gpus"]))
     )

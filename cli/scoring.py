@@ -1,29 +1,24 @@
 """Plans scored on traces: what simulate, check and report have in common."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
-from eplb._arrays import Floats, Ints
 from eplb.errors import InputError, RefusedError
-from eplb.formats.blocks import read_blocks, streams
-from eplb.formats.model_config import read_model
-from eplb.formats.source import Hints
 from eplb.placement import Placement, linear
 from eplb.plan import Plan
 from eplb.problem import Problem
 from eplb.report import Report
 from eplb.simulator.loss import Loss, lose, lost_share
-from eplb.simulator.replay import Score, Timer, evenly, replay, unseen
+from eplb.simulator.replay import Dispatch, Score, Timer, replay, unseen
 from eplb.solver.solve import solve
 from eplb.topology import Topology
-from eplb.trace import LoadTrace
-from eplb.traffic import off_home_share
+from eplb.trace import join
+from eplb.traffic import off_home_share, route_traffic
 
 from . import terminal
-from .loading import count, load, read
+from .recordings import Recording, Tally, read_recording
+from .serving import by_rule, with_active_slots
 
 
 class Scored(NamedTuple):
@@ -32,7 +27,7 @@ class Scored(NamedTuple):
     them.
 
     `losses` are by name: what is lost, the share of load that goes nowhere, and the report of the
-    rest.
+    rest. `traffic_basis` says where figures of remote nodes come from, None without them.
     """
 
     reports: dict[str, Report]
@@ -40,6 +35,7 @@ class Scored(NamedTuple):
     losses: dict[str, tuple[Loss, float, Report]]
     left_out: int
     in_sample: bool
+    traffic_basis: str | None
 
 
 def score(
@@ -48,13 +44,17 @@ def score(
     beside: bool = True,
     lost: Mapping[str, Sequence[int]] | None = None,
     timer: Timer | None = None,
+    dispatch: str = "even",
+    active_slots: int | None = None,
 ) -> Scored:
     """What `plans` make of the traces that the options name, window by window.
 
     Windows that one of the plans was made from are left out, unless `in_sample` is among the
     options. With `beside`, the engines' start and the published greedy, for the loads that the
     first plan was made for, are scored on the same windows. `lost` are GPUs that the first plan is
-    to lose, by a name for each case.
+    to lose, by a name for each case. Tokens go to copies as `dispatch` says (see
+    `eplb.simulator.dispatch`); with `active_slots` the first plan is also scored with only so many
+    slots of a GPU serving at a time.
 
     Raises
     ------
@@ -69,16 +69,25 @@ def score(
     if beside:
         placements |= _free_plans(first, options["quiet"])
     losses = {name: lose(first.placement, ranks) for name, ranks in (lost or {}).items()}
-    serve = {
-        name: (Score(first.layer_ids, _topology(first, placement), timer), evenly(placement))
-        for name, placement in placements.items()
-    }
+    recording = read_recording(options)
+    if active_slots is not None:  # which are chosen by the window before, so all are needed
+        recording = recording._replace(blocks=[join(list(recording.blocks))])
+    serve: dict[str, tuple[Score, Dispatch]] = {}
+    for name, placement in placements.items():
+        score = Score(first.layer_ids, topology_of(first, placement), timer)
+        serve[name] = (
+            score, by_rule(dispatch, placement, first.layer_ids, score.pace, recording)
+        )  # fmt: skip
+    if active_slots is not None:
+        own, pace = first.placement, next(iter(serve.values()))[0].pace
+        for name, served in with_active_slots(own, active_slots, pace).items():
+            serve[name] = (Score(first.layer_ids, topology_of(first, own), timer), served)
     for name, loss in losses.items():
-        left = replace(_topology(first, first.placement), excluded_ranks=loss.ranks)
+        left = replace(topology_of(first, first.placement), excluded_ranks=loss.ranks)
         serve[name] = (Score(first.layer_ids, left), loss.dispatch)
-    tally = _Tally()
+    tally = Tally()
     unplanned = unseen(
-        tally.read(_blocks(options)),
+        tally.read(recording.blocks),
         first.layer_ids,
         first.placement.num_logical_experts,
         () if options["in_sample"] else _planned_for(plans, options["quiet"]),
@@ -93,8 +102,12 @@ def score(
         )
     expert_bytes = first.options.get("expert_bytes")
     reports = {
-        name: serve[name][0].report(expert_bytes, _figures(placement, tally))
-        for name, placement in placements.items()
+        name: score.report(
+            expert_bytes,
+            _figures(placements.get(name, first.placement), tally, recording, dispatch),
+        )
+        for name, (score, _) in serve.items()
+        if name not in losses
     }
     return Scored(
         {name: report for name, report in reports.items() if name in plans},
@@ -105,45 +118,45 @@ def score(
         },
         tally.num_read - tally.num_served,
         options["in_sample"],
+        _traffic_basis(recording, first.placement, dispatch),
     )
 
 
-class _Tally:
-    """How many windows there were, how many of them were served, and the mean load of those."""
-
-    def __init__(self) -> None:
-        self.num_read = self.num_served = 0
-        self._weight, self._load = 0.0, np.zeros(())
-
-    def read(self, blocks: Iterable[LoadTrace]) -> Iterator[LoadTrace]:
-        """Hand the windows of a trace on."""
-        for trace in blocks:
-            self.num_read += trace.num_windows
-            yield trace
-
-    def served(self, blocks: Iterable[tuple[LoadTrace, Ints]]) -> Iterator[tuple[LoadTrace, Ints]]:
-        """Hand the windows that are served on."""
-        for trace, windows in blocks:
-            self.num_served += trace.num_windows
-            self._weight += trace.window_weight.sum()
-            self._load = self._load + np.tensordot(trace.window_weight, trace.tokens, axes=1)
-            yield trace, windows
-
-    @property
-    def mean_load(self) -> Floats:
-        """The weighted mean over the windows served, (L, E)."""
-        return self._load / self._weight
-
-
-def _figures(placement: Placement, tally: _Tally) -> dict[str, float]:
-    """What a report has beside what follows from peaks: traffic between nodes, as far as counts
-    tell of it."""
+def _figures(
+    placement: Placement, tally: Tally, recording: Recording, rule: str
+) -> dict[str, float]:
+    """What a report has beside what follows from peaks: traffic between nodes, as far as counts or
+    routes tell of it."""
     if placement.num_nodes == 1:
         return {}
-    return {"off_home_share": off_home_share(tally.mean_load[None], placement)}
+    figures = {"off_home_share": off_home_share(tally.mean_load[None], placement)}
+    if _traffic_basis(recording, placement, rule) is not None:
+        routes = recording.routes_of(tally.layer_ids)
+        assert routes is not None
+        named: Literal["even", "nearest"] = "nearest" if rule == "nearest" else "even"
+        traffic = route_traffic(routes, placement, named, recording.edges)
+        served = traffic._replace(
+            tokens=traffic.tokens[tally.windows],
+            remote_visits=traffic.remote_visits[tally.windows],
+            remote_assignments=traffic.remote_assignments[tally.windows],
+        )
+        figures |= {
+            "remote_nodes_per_token": float(served.remote_nodes_per_token.mean()),
+            "remote_assignments_per_token": float(served.remote_assignments_per_token.mean()),
+        }
+    return figures
 
 
-def _topology(plan: Plan, placement: Placement) -> Topology:
+def _traffic_basis(recording: Recording, placement: Placement, rule: str) -> str | None:
+    """Where figures of remote nodes come from; counts do not tell them, nor does a program."""
+    if recording.routes is None or placement.num_nodes == 1 or rule == "lp":
+        return None
+    if recording.routes.source_rank is not None:
+        return "measured from token routes"
+    return "expected from token routes, whose tokens are taken to start evenly on all GPUs"
+
+
+def topology_of(plan: Plan, placement: Placement) -> Topology:
     """The machines of `placement`, with the speeds that `plan` was made for."""
     speed = plan.options.get("gpu_speed")
     return Topology(
@@ -167,28 +180,6 @@ def _planned_for(plans: Mapping[str, Plan], quiet: bool) -> set[str]:
             )
         seen.update(digests or ())
     return seen
-
-
-def _blocks(options: Mapping[str, Any]) -> Iterator[LoadTrace]:
-    """The windows of all traces in order, a few at a time where the file allows it."""
-    model = None if options["model"] is None else read_model(options["model"])
-    cut = (options["window_tokens"], options["window_steps"])
-    known = (model, options["recorded_under"])
-    if options["windows"] is not None:
-        loaded = load(options["traces"], (), options["windows"], *cut, *known)
-        for note in loaded.notes:
-            terminal.remark(note, options["quiet"])
-        yield loaded.trace
-        return
-    for path in options["traces"]:
-        plain = cut == (None, None) and options["recorded_under"] is None
-        if plain and path != "-" and streams(path):
-            yield from read_blocks(path, Hints(model=model))
-            continue
-        reading = read(path, options["window_steps"], *known)
-        for note in reading.notes:
-            terminal.remark(f"{path}: {note}", options["quiet"])
-        yield count(path, reading, *cut)
 
 
 def _check_alike(plans: Mapping[str, Plan]) -> None:

@@ -293,6 +293,10 @@ class RouteTrace:
         """Experts per token."""
         return int(self.experts.shape[2])
 
+    def rows(self, index: Ints) -> "RouteTrace":
+        """The layers of these rows, in this order."""
+        return replace(self, experts=self.experts[:, index], layer_ids=self.layer_ids[index])
+
     def windows(
         self, window_tokens: int | None = None, window_steps: int | None = None
     ) -> LoadTrace:
@@ -308,6 +312,22 @@ class RouteTrace:
             When the trace has no steps to cut by, is shorter than one window, or would be cut into
             more windows than fit into memory.
         """
+        window_tokens, window_steps = self._size(window_tokens, window_steps)
+        edges = self.edges(window_tokens, window_steps)
+        return LoadTrace(
+            tokens=self._count(edges),
+            layer_ids=self.layer_ids,
+            num_groups=self.num_groups,
+            top_k=self.top_k,
+            window_steps=window_steps or self.window_steps,
+            phase=self.phase,
+            model=self.model,
+        )
+
+    def _size(
+        self, window_tokens: int | None, window_steps: int | None
+    ) -> tuple[int | None, int | None]:
+        """Tokens or else steps of a window, from what is asked for and what the trace suggests."""
         if window_tokens is not None and window_steps is not None:
             raise InputError("--window-tokens and --window-steps exclude each other")
         if window_steps is not None and self.step is None:
@@ -320,19 +340,11 @@ class RouteTrace:
                 window_steps = self.window_steps or 1
             else:
                 window_tokens = self.window_tokens or len(self.experts)
-        edges = self.edges(window_tokens, window_steps)
-        return LoadTrace(
-            tokens=self._count(edges),
-            layer_ids=self.layer_ids,
-            num_groups=self.num_groups,
-            top_k=self.top_k,
-            window_steps=window_steps or self.window_steps,
-            phase=self.phase,
-            model=self.model,
-        )
+        return window_tokens, window_steps
 
-    def edges(self, window_tokens: int | None, window_steps: int | None) -> list[int]:
-        """First token of each window, and the end of the last."""
+    def edges(self, window_tokens: int | None = None, window_steps: int | None = None) -> list[int]:
+        """First token of each window that `windows` makes, and the end of the last."""
+        window_tokens, window_steps = self._size(window_tokens, window_steps)
         num_tokens = len(self.experts)
         size = window_tokens or window_steps or 0
         if size < 1:

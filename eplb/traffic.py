@@ -64,13 +64,6 @@ class RouteTraffic(NamedTuple):
     measured: bool
 
     @property
-    def basis(self) -> str:
-        """Where the figures come from, in words."""
-        if self.measured:
-            return "measured from token routes"
-        return "expected from token routes, whose tokens are taken to start evenly on all GPUs"
-
-    @property
     def nodes_per_token(self) -> Floats:
         """Nodes that a token reaches, its own included, (L,)."""
         return self._per_token(self.node_visits.sum(axis=2))

@@ -49,6 +49,12 @@ def read_hardware(name_or_path: str) -> Hardware:
     return hardware_of(_parsed(files.read_bytes(name_or_path), name), name)
 
 
+def hardware_bytes(hardware: Hardware) -> bytes:
+    """The YAML file of `hardware`, which `read_hardware` reads back."""
+    content = {name: constant._asdict() for name, constant in hardware.constants.items()}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode()
+
+
 def _parsed(data: bytes, name: str) -> object:
     try:
         content: object = yaml.safe_load(data)

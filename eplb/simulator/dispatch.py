@@ -1,9 +1,9 @@
 """What each slot serves under a dispatch rule, from counts or from token routes.
 
-`even` splits the tokens of an expert over its copies evenly: that is `metrics.slot_loads`. `nearest` sends a
-token to copies on its own GPU, else on its node, else to all, evenly. `lp` splits the tokens of
-every expert over its copies so that the busiest rank has least to do, as engines do that solve a
-linear program for every batch.
+`even` splits the tokens of an expert over its copies evenly: that is `metrics.slot_loads`.
+`nearest` sends a token to copies on its own GPU, else on its node, else to all, evenly. `lp` splits
+the tokens of every expert over its copies so that the busiest rank has least to do, as engines do
+that solve a linear program for every batch.
 
 What windows say of `lp`: a window is the sum of many batches. The least peak of a sum is at most
 the sum of the least peaks of its parts, since splits that are best for the parts are one way to

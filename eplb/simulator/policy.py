@@ -37,18 +37,18 @@ def below(balancedness: float, rank_speed: Sequence[float] | None = None) -> Pol
 def worth_it(
     seconds: Callable[[LoadTrace, Placement], float],
     moving: Callable[[Placement, Placement], float],
-    horizon_steps: float,
+    horizon: float,
 ) -> Policy:
-    """Re-plan when the seconds saved over the horizon exceed the seconds that moving takes.
+    """Re-plan when the seconds saved over `horizon` windows exceed those that moving takes.
 
-    `seconds` is the modelled time of a step on the recent past under a placement, `moving` the
+    `seconds` is the modelled time of a window like the recent ones under a placement, `moving` the
     modelled time to get from one placement to another. The candidate has seen the recent past and
     the live placement has not, so that the saving is an upper estimate.
     """
 
     def decide(recent: LoadTrace, live: Placement, plan: Callable[[], Placement]) -> Placement:
         candidate = plan()
-        saved = (seconds(recent, live) - seconds(recent, candidate)) * horizon_steps
+        saved = (seconds(recent, live) - seconds(recent, candidate)) * horizon
         return candidate if saved > moving(live, candidate) else live
 
     return decide

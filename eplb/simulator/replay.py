@@ -26,8 +26,8 @@ class Score:
     def __init__(self, layer_ids: Ints, topology: Topology, timer: Timer | None = None) -> None:
         self._layer_ids = layer_ids
         self._num_live = topology.num_live_ranks
-        self._pace = np.ones(topology.num_ranks)
-        self._pace[topology.live_ranks] = topology.pace
+        self.pace = np.ones(topology.num_ranks)
+        self.pace[topology.live_ranks] = topology.pace
         self._timer = timer
         self._rank_load = np.zeros((len(layer_ids), topology.num_ranks))
         self._parts: list[_Part] = []
@@ -35,9 +35,9 @@ class Score:
     def add(self, trace: LoadTrace, slot_load: Floats, windows: Ints, moves: int = 0) -> None:
         """Enter the windows of `trace`, which have these numbers and whose tokens went to slots
         like this, (W, L, S), after so many moves."""
-        loads = metrics.by_rank(slot_load, len(self._pace))
+        loads = metrics.by_rank(slot_load, len(self.pace))
         mean = loads.sum(axis=2) / self._num_live
-        loads *= self._pace
+        loads *= self.pace
         self._rank_load += np.tensordot(trace.window_weight, loads, axes=1)
         steps = trace.window_steps
         timed = self._timer is not None and steps is not None

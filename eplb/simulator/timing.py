@@ -16,11 +16,14 @@ import numpy as np
 from .._arrays import Floats, Numbers
 from ..errors import InputError
 from ..hardware import Hardware
+from ..model import Model
 from ..topology import Topology
 from .exchange import Traffic, direct_traffic, exchange_seconds, relayed_traffic
 
 # Slots of all layers in a block of `window_timing`: 2^20 float64 are 8 MB.
 _BLOCK = 2**20
+# Bytes of a weight, scales included, below which it is not BF16.
+_FP8_BYTES = 1.5
 # Bytes of an activation by precision; FP8 has a 4-byte scale for every 128 values, as in DeepEP.
 _VALUE_BYTES = {"fp8": 1 + 4 / 128, "bf16": 2.0}
 
@@ -80,6 +83,33 @@ class ExpertShape:
     def combine_bytes(self) -> float:
         """Bytes of a result on its way back."""
         return self.hidden_size * _VALUE_BYTES["bf16"]
+
+
+def expert_shape(model: Model) -> ExpertShape:
+    """The size of a model's experts, from its configuration.
+
+    Weights of up to a byte a value are multiplied in FP8, others in BF16.
+
+    Raises
+    ------
+    InputError
+        When the configuration does not say it.
+    """
+    if not model.expert_matrices or model.expert_bytes is None or model.top_k is None:
+        raise InputError(
+            f"the configuration of the model ({model.name}) does not tell the size of its experts"
+            " and of what is sent to them, which a model of time needs"
+        )
+    width, hidden = model.expert_matrices[0]
+    values = sum(outputs * inputs for outputs, inputs in model.expert_matrices)
+    return ExpertShape(
+        hidden_size=hidden,
+        expert_width=width,
+        expert_bytes=model.expert_bytes,
+        top_k=model.top_k,
+        precision="fp8" if model.expert_bytes < _FP8_BYTES * values else "bf16",
+        gated=len(model.expert_matrices) == 3,
+    )
 
 
 class Work(NamedTuple):

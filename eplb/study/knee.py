@@ -1,17 +1,48 @@
-"""How many redundant experts pay: the curve of balance against slots, and its knee."""
+"""How many redundant experts pay: the knee of balance over redundant experts."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import EplbError, InfeasibleError
-from ..problem import Problem, legal_redundant
+from ..errors import InfeasibleError
+from ..problem import Problem
 from ..solver.layer_planner import Settings
-from ..solver.solve import solve
+from .sweep import Point, Setting, held_out, plan_at, scored, study_of, usual_redundant
 
-# The curve goes to so many slots a GPU beyond the least, on so many layers, at this effort.
-_MORE_SLOTS, _LAYERS, _EFFORT = 4, 6, 0.3
+# To find a knee quickly, its curve is drawn of so many layers, evenly spaced, at this effort.
+_LAYERS, _EFFORT = 6, 0.3
+# A knee is a bend, and two points have none.
+_FEWEST_FOR_KNEE = 3
+
+
+def furthest_above(curve: Sequence[tuple[float, float]]) -> int:
+    """The knee of a curve: the number of its point furthest above the line from the first to the
+    last; 0 where none is above it."""
+    (x0, y0), (x1, y1) = curve[0], curve[-1]
+    slope = (y1 - y0) / (x1 - x0) if x1 > x0 else 0.0
+    return int(np.argmax([y - y0 - slope * (x - x0) for x, y in curve]))
+
+
+def knees(points: Iterable[Point]) -> list[dict[str, Any]]:
+    """The setting at the knee of each curve of mean balancedness over redundant experts, in the
+    order of the points; curves of fewer than three points have none."""
+    curves: dict[tuple[Any, ...], list[Point]] = {}
+    for point in points:
+        key = tuple((name, point.get(name)) for name in ("trace", "gpus", "nodes", "max_moves"))
+        curves.setdefault(key, []).append(point)
+    found = []
+    for key, curve in curves.items():
+        if len(curve) < _FEWEST_FOR_KNEE:
+            continue
+        curve.sort(key=lambda point: int(point["redundant"]))
+        at = furthest_above(
+            [(point["redundant"], scored(point)["mean_balancedness"]) for point in curve]
+        )
+        own = {name: value for name, value in key if name != "trace" or value is not None}
+        found.append({**own, "redundant": curve[at]["redundant"]})
+    return found
 
 
 class Knee(NamedTuple):
@@ -22,40 +53,49 @@ class Knee(NamedTuple):
 
 
 def find_knee(problem: Problem, max_slots_per_rank: int | None = None) -> Knee:
-    """The knee of mean balancedness over redundant experts, one number for all layers: of the least
-    that fills equal slots and a few slots a GPU more, the point furthest above the line from the
-    first to the last. `problem` may have any number; its limits hold for all.
+    """The knee of mean balancedness over redundant experts, one number for all layers.
+
+    It is that of a sweep over the usual numbers (`sweep.usual_redundant`), made on a sample of
+    layers with less effort: balance is of later windows where the trace has enough of them.
+    `problem` may have any number of redundant experts; its limits hold for all.
 
     Raises
     ------
     InfeasibleError
-        When not even the least number fits `max_slots_per_rank`.
+        When not even the least number fits `max_slots_per_rank`, or none obeys the limits.
     """
-    num_ranks, num_experts = problem.topology.num_ranks, problem.num_experts
-    least = (num_experts + legal_redundant(num_experts, problem.topology)[0]) // num_ranks
+    topology, num_experts = problem.topology, problem.num_experts
+    least = -(-num_experts // topology.num_live_ranks)
     if max_slots_per_rank is not None and max_slots_per_rank < least:
         raise InfeasibleError(
             f"--budget-gib holds {max_slots_per_rank} experts a GPU and layer; {least} are the"
-            f" fewest that hold all {num_experts} experts on {num_ranks} GPUs"
+            f" fewest that hold all {num_experts} experts on {topology.num_live_ranks} GPUs"
         )
-    most = min(max_slots_per_rank or num_experts, least + _MORE_SLOTS, num_experts)
+    study = study_of(_sample(problem), settings=Settings(effort=_EFFORT))
     curve: list[tuple[int, float]] = []
-    reason: EplbError | None = None
-    for slots in range(least, most + 1):
+    reason: InfeasibleError | None = None
+    for count in usual_redundant(num_experts, topology):
+        slots = (num_experts + count) // topology.num_ranks
+        if max_slots_per_rank is not None and slots > max_slots_per_rank:
+            break
         try:
-            balance = _balance(replace(problem, slots_per_rank=slots))
-        except EplbError as error:
+            plan = plan_at(study, Setting(topology.num_ranks, topology.num_nodes, count))
+        except InfeasibleError as error:
             reason = error  # excluded GPUs or a node rule need more slots than these, or fewer
             continue
-        curve.append((slots * num_ranks - num_experts, balance))
-    if reason is not None and not curve:
+        ahead = held_out(study, plan.placement)
+        planned = float(plan.summary["mean_balancedness"])
+        curve.append((count, planned if ahead is None else ahead.mean_balancedness))
+    if not curve:
+        assert reason is not None
         raise reason
-    return Knee(_furthest_above(curve), curve)
+    return Knee(curve[furthest_above(curve)][0], curve)
 
 
-def _balance(problem: Problem) -> float:
+def _sample(problem: Problem) -> Problem:
+    """A few layers of a problem, planned afresh."""
     rows = np.unique(np.linspace(0, problem.num_layers - 1, _LAYERS).round().astype(int))
-    part = replace(
+    return replace(
         problem,
         loads=problem.loads[:, rows],
         layer_ids=problem.layer_ids[rows],
@@ -63,12 +103,3 @@ def _balance(problem: Problem) -> float:
         max_moves=None,
         move_price=0.0,
     )
-    return float(solve(part, settings=Settings(effort=_EFFORT)).summary["mean_balancedness"])
-
-
-def _furthest_above(curve: list[tuple[int, float]]) -> int:
-    """The abscissa of the point furthest above the chord; the first where none is."""
-    (x0, y0), (x1, y1) = curve[0], curve[-1]
-    slope = (y1 - y0) / (x1 - x0) if x1 > x0 else 0.0
-    above = [y - y0 - slope * (x - x0) for x, y in curve]
-    return curve[int(np.argmax(above))][0]

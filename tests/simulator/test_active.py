@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import maximum_flow
 from eplb import metrics
 from eplb.errors import InfeasibleError, InputError
 from eplb.placement import Placement
-from eplb.simulator import active, dispatch
+from eplb.simulator import active
 
 from ..helpers import random_loads
 from ..strategies import placements

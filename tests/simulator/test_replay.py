@@ -1,6 +1,5 @@
 """Traces served by placements that are given, and by plans made as they go."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -169,11 +168,10 @@ def test_worth_it_weighs_seconds(price: float, moved: bool) -> None:
     def seconds(recent: LoadTrace, placement: Placement) -> float:
         return metrics.measure(recent.tokens, placement).peak_load.sum()  # type: ignore[no-any-return]
 
-    decide = policy.worth_it(seconds, lambda _old, _new: price, horizon_steps=10)
+    decide = policy.worth_it(seconds, lambda _old, _new: price, horizon=10)
     live = NARROW
-    better: Callable[[], Placement] = lambda: WIDE  # noqa: E731
     assert seconds(TRACE, WIDE) < seconds(TRACE, NARROW)
-    assert (decide(TRACE, live, better) is WIDE) == moved
+    assert (decide(TRACE, live, lambda: WIDE) is WIDE) == moved
 
 
 def test_moves_from_a_live_placement_count() -> None:
