@@ -5,7 +5,7 @@ import platform
 import sys
 from importlib.metadata import version
 
-from . import first_plan, planner, reading, reading_trtllm, recording
+from . import first_plan, planner, reading, reading_trtllm, recording, serving
 
 BENCHMARKS = {
     "examples": first_plan.examples,
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "reading-dumps": reading.dumps,
     "reading-statistics": reading_trtllm.reading_statistics,
     "recording": recording.recording,
+    "serving": serving.serving,
     "held-out": planner.held_out,
     "walk-forward": planner.walk_forward,
     "moving": planner.moving,

@@ -44,15 +44,21 @@ if TYPE_CHECKING:
     from .errors import InputError as InputError
     from .errors import RefusedError as RefusedError
     from .findings import inspect as inspect
+    from .formats.hardware import read_hardware as read_hardware
+    from .formats.maps import export_plan as export_plan
+    from .formats.maps import import_map as import_map
+    from .formats.model_config import read_model as read_model
     from .formats.plans import read_plan as read_plan
     from .formats.plans import write_plan as write_plan
     from .formats.traces import read_trace as read_trace
     from .formats.traces import write_trace as write_trace
     from .migration import migrate as migrate
+    from .model import Model as Model
     from .placement import Placement as Placement
     from .placement import linear as linear
     from .plan import Plan as Plan
     from .problem import Problem as Problem
+    from .report import Report as Report
     from .solver.solve import solve as solve
     from .topology import Topology as Topology
     from .trace import LoadTrace as LoadTrace
@@ -64,15 +70,21 @@ _HOME = {
     "InfeasibleError": "errors",
     "InputError": "errors",
     "LoadTrace": "trace",
+    "Model": "model",
     "Placement": "placement",
     "Plan": "plan",
     "Problem": "problem",
     "RefusedError": "errors",
+    "Report": "report",
     "RouteTrace": "trace",
     "Topology": "topology",
+    "export_plan": "formats.maps",
+    "import_map": "formats.maps",
     "inspect": "findings",
     "linear": "placement",
     "migrate": "migration",
+    "read_hardware": "formats.hardware",
+    "read_model": "formats.model_config",
     "read_plan": "formats.plans",
     "read_trace": "formats.traces",
     "solve": "solver.solve",

@@ -96,8 +96,16 @@ def to_bytes(trace: LoadTrace | RouteTrace, npz: bool) -> bytes:
         values["loads"] = trace.tokens
     values = {key: value for key, value in values.items() if value is not None}
     if npz:
-        return files.npz_bytes({key: np.asarray(value) for key, value in values.items()})
+        arrays = {key: np.asarray(value) for key, value in values.items()}
+        if "loads" in arrays:
+            arrays["loads"] = _narrow(arrays["loads"])
+        return files.npz_bytes(arrays)
     return orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n"
+
+
+def _narrow(loads: Numbers) -> Numbers:
+    """Counts in the smallest type that holds them, which unpacks several times faster."""
+    return loads if loads.dtype.kind == "f" else loads.astype(np.min_scalar_type(loads.max()))
 
 
 def nested_array(value: list[Any], name: str) -> Numbers:
