@@ -8,9 +8,15 @@ if TYPE_CHECKING:
     from eplb.plan import Plan
     from eplb.problem import Problem
     from eplb.study.backtest import BackTest
+    from eplb.topology import Topology
 
     from .loading import Loaded
 
+# What is to be said of a single slot a GPU, as in DeepSeek-V3's published decode deployment.
+ONE_SLOT = (
+    "with one slot a GPU rearranging is moot: a GPU serves one copy, so that balance depends on how"
+    " many copies an expert has, not on where they are"
+)
 # Redundant experts that are named.
 _HOTTEST = 5
 
@@ -50,6 +56,8 @@ def summarise(
         f" {problem.num_redundant} redundant; {_rule(problem, options)}strategy"
         f" {options['strategy']}, {seconds:.1f} s",
     ))  # fmt: skip
+    if is_moot(problem.slots_per_rank, topology):
+        rows.append(("", ONE_SLOT))
     if topology.excluded_ranks:
         rows.append(("", f"out of service: GPU {_ids(topology.excluded_ranks)}"))
     rows += [("redundant" if i == 0 else "", text) for i, text in enumerate(_hottest(plan))]
@@ -83,6 +91,12 @@ def summarise(
     rows.append(("wrote", output) if output else ("note", "nothing was written; -o FILE writes it"))
     rows.append(("next", f"eplb show {output}" if output else "add -o plan.json"))
     terminal.facts(rows)
+
+
+def is_moot(slots_per_rank: int, topology: "Topology") -> bool:
+    """Whether it makes no difference to balance which GPU holds which copy."""
+    speed = topology.rank_speed
+    return slots_per_rank == 1 and (speed is None or len(set(speed)) == 1)
 
 
 def _held_out(problem: "Problem", options: dict[str, Any], tested: "BackTest | None") -> str:

@@ -140,5 +140,9 @@ def _check(options: dict[str, Any]) -> None:
             "--budget-gib needs --expert-bytes, the bytes of one expert in one layer, or --model"
         )
     redundant = options["redundant"]
-    if redundant is not None and redundant != "auto" and not redundant.isdigit():
+    if (
+        redundant is not None
+        and redundant != "auto"
+        and not (redundant.isascii() and redundant.isdigit())
+    ):
         raise InputError(f"--redundant {redundant}; a whole number of 0 or more, or auto")

@@ -1,6 +1,7 @@
 """Traces as they are scored: window by window, with the routes they were counted from."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from eplb._arrays import Floats, Ints
 from eplb.formats.blocks import read_blocks, streams
 from eplb.formats.model_config import read_model
 from eplb.formats.source import Hints
+from eplb.plan import Plan
 from eplb.trace import LoadTrace, RouteTrace
 
 from . import terminal
@@ -23,19 +25,22 @@ class Recording(NamedTuple):
     routes: RouteTrace | None
     edges: tuple[int, ...]
 
-    def routes_of(self, layer_ids: Ints) -> RouteTrace | None:
-        """The routes in these layers; None where there are none."""
-        if self.routes is None:
-            return None
-        row = {layer: index for index, layer in enumerate(self.routes.layer_ids.tolist())}
-        return self.routes.rows(np.array([row[layer] for layer in layer_ids.tolist()]))
+    def placed(self, layer_ids: Ints, num_shared: int) -> "Recording":
+        """The same with the routes in the layers that a plan places, in its order, its shared
+        experts among them; without routes where a layer lacks, as its loads will be refused."""
+        routes = self.routes
+        if routes is None or not np.isin(layer_ids, routes.layer_ids).all():
+            return self._replace(routes=None)
+        row = {layer: index for index, layer in enumerate(routes.layer_ids.tolist())}
+        routes = routes.rows(np.array([row[layer] for layer in layer_ids.tolist()]))
+        return self._replace(routes=_with_shared_experts(routes, num_shared))
 
 
 def read_recording(options: Mapping[str, Any]) -> Recording:
     """What the options name, read at once only where it cannot be read in blocks."""
     (path, *others), windows = options["traces"], options["windows"]
     cut = (options["window_tokens"], options["window_steps"])
-    if others or path == "-" or streams(path):
+    if others or streams(path):
         return Recording(_blocks(options), None, ())
     model = None if options["model"] is None else read_model(options["model"])
     reading = read(path, options["window_steps"], model, options["recorded_under"])
@@ -46,9 +51,9 @@ def read_recording(options: Mapping[str, Any]) -> Recording:
     if isinstance(reading.trace, RouteTrace):
         edges = reading.trace.edges(*cut)
     if windows is not None:
-        first, end, step = windows.indices(trace.num_windows)
-        trace, edges = trace.windows(windows), edges[first : end + 1] if step == 1 else ()
-    routes = reading.trace if isinstance(reading.trace, RouteTrace) and edges else None
+        first, end, _ = windows.indices(trace.num_windows)
+        trace, edges = trace.windows(windows), edges[first : end + 1]
+    routes = reading.trace if isinstance(reading.trace, RouteTrace) else None
     return Recording([trace], routes, tuple(edges))
 
 
@@ -74,26 +79,73 @@ def _blocks(options: Mapping[str, Any]) -> Iterator[LoadTrace]:
         yield count(path, reading, *cut)
 
 
+def _with_shared_experts(routes: RouteTrace, num_shared: int) -> RouteTrace:
+    """The routes with shared experts, which have the last ids, as experts of every token."""
+    if not num_shared:
+        return routes
+    experts = routes.experts.astype(np.int32)
+    shared = routes.num_experts + np.arange(num_shared, dtype=np.int32)
+    every = np.where((experts >= 0).any(axis=2, keepdims=True), shared, np.int32(-1))
+    return replace(
+        routes,
+        experts=np.concatenate([experts, every], axis=2),
+        num_experts=routes.num_experts + num_shared,
+        num_groups=None,
+    )
+
+
+def with_top_k(
+    blocks: Iterable[LoadTrace], given: int | None, planned: int | None
+) -> Iterator[LoadTrace]:
+    """The trace with as many experts a token as are given, or as it says, or as were planned for:
+    what shared experts are loaded with."""
+    for trace in blocks:
+        yield replace(trace, top_k=given or trace.top_k or planned)
+
+
+def planned_for(plans: Mapping[str, Plan], options: Mapping[str, Any]) -> set[str]:
+    """The digests of all windows that one of the plans was made from; what may hide some of them
+    from being known again is remarked on."""
+    seen: set[str] = set()
+    for path, plan in plans.items():
+        digests = plan.provenance.get("windows")
+        if digests is None:
+            terminal.remark(
+                f"{path} does not say which windows it was made from: if the trace has them, its"
+                " figures are in-sample",
+                options["quiet"],
+            )
+        elif any(
+            plan.options.get(key) != options[key] for key in ("window_tokens", "window_steps")
+        ):
+            terminal.remark(
+                f"{path} was made from windows cut otherwise (--window-steps, --window-tokens), and"
+                " traffic is known again only as it was cut: if the trace has some of it, the"
+                " figures are in-sample",
+                options["quiet"],
+            )
+        seen.update(digests or ())
+    return seen
+
+
 class Tally:
-    """How many windows there were, how many of them were served, and the mean load of those."""
+    """How many windows count, how many of them were served, and the mean load of those."""
 
     def __init__(self) -> None:
         self.num_read = self.num_served = 0
-        self.layer_ids: Ints = np.arange(0)
         self._weight, self._load = 0.0, np.zeros(())
         self._windows: list[Ints] = []
 
     def read(self, blocks: Iterable[LoadTrace]) -> Iterator[LoadTrace]:
         """Hand the windows of a trace on."""
         for trace in blocks:
-            self.num_read += trace.num_windows
+            self.num_read += int((trace.window_weight > 0).sum())
             yield trace
 
     def served(self, blocks: Iterable[tuple[LoadTrace, Ints]]) -> Iterator[tuple[LoadTrace, Ints]]:
         """Hand the windows that are served on."""
         for trace, windows in blocks:
             self.num_served += trace.num_windows
-            self.layer_ids = trace.layer_ids
             self._windows.append(windows)
             self._weight += trace.window_weight.sum()
             self._load = self._load + np.tensordot(trace.window_weight, trace.tokens, axes=1)

@@ -18,13 +18,18 @@ from eplb.simulator.calibration import Calibration
 from eplb.simulator.loss import Loss
 
 from . import report_screen, terminal
+from .plan_summary import ONE_SLOT, is_moot
 from .scoring import score, topology_of
-from .timing import Clock, read_clock
+from .timing import Clock, read_clock, say_untimed
 
 
 def show(options: dict[str, Any]) -> None:
     """Saved plans, the engines' start and the published greedy on the same windows."""
-    plans = {path: read_plan(path) for path in options["plans"]}
+    # A file name may be of bytes that no JSON can hold.
+    plans = {
+        path.encode(errors="backslashreplace").decode(): read_plan(path)
+        for path in options["plans"]
+    }
     first = next(iter(plans.values()))
     lost = _lost(options["losses"], first)
     model = None if options["model"] is None else read_model(options["model"])
@@ -36,18 +41,14 @@ def show(options: dict[str, Any]) -> None:
         options,
         plans,
         lost=lost,
-        timer=None if clock is None else clock.steps,
+        timer=None if clock is None else clock.on,
         dispatch=options["dispatch"],
         active_slots=options["active_slots"],
     )
     name, report = next(iter(scored.reports.items()))
     if clock is not None:
         report = replace(report, constants=clock.constants())
-        if report.step_seconds is None:
-            terminal.remark(
-                "the trace does not say how many engine steps a window has (window_steps), so no"
-                " seconds are modelled", options["quiet"],
-            )  # fmt: skip
+    say_untimed(report, clock, options["quiet"])
     others = {**scored.reports, **scored.beside}
     del others[name]
     facts: dict[str, Any] = {
@@ -65,6 +66,8 @@ def show(options: dict[str, Any]) -> None:
     if report_screen.write(options, report, facts):
         return
     rows = [("scored", _windows(report, scored.left_out, scored.in_sample))]
+    if is_moot(first.placement.slots_per_rank, topology_of(first, first.placement)):
+        rows.append(("note", ONE_SLOT))
     if fitted is not None:
         rows += _fit_text(fitted)
     terminal.facts(rows)
@@ -90,7 +93,9 @@ def _calibrated(
         return np.zeros(len(slot_load))
 
     every = {**options, "in_sample": True, "quiet": True}
-    report = score(every, {"plan": plan}, beside=False, timer=keep).reports["plan"]
+    report = score(
+        every, {"plan": plan}, beside=False, timer=lambda _: keep, dispatch=options["dispatch"]
+    ).reports["plan"]
     if report.step_seconds is None:
         raise InputError(
             "the trace does not say how many engine steps a window has (window_steps), so its"
@@ -135,7 +140,7 @@ def _lost(cases: Sequence[str], plan: Plan) -> dict[str, list[int]]:
     lost = {}
     for case in cases:
         verb, _, number = case.partition(":")
-        if verb not in ("lose", "lose-node") or not number.isdigit():
+        if verb not in ("lose", "lose-node") or not number.isdecimal():
             raise InputError(
                 f"--what-if {case}; lose:GPU or lose-node:NODE, by number, is expected"
             )

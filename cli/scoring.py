@@ -1,6 +1,6 @@
 """Plans scored on traces: what simulate, check and report have in common."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -10,15 +10,18 @@ from eplb.plan import Plan
 from eplb.problem import Problem
 from eplb.report import Report
 from eplb.simulator.loss import Loss, lose, lost_share
-from eplb.simulator.replay import Dispatch, Score, Timer, replay, unseen
+from eplb.simulator.replay import Dispatch, Score, Timer, of_layers, replay, unseen
 from eplb.solver.solve import solve
 from eplb.topology import Topology
 from eplb.trace import join
 from eplb.traffic import off_home_share, route_traffic
 
 from . import terminal
-from .recordings import Recording, Tally, read_recording
+from .recordings import Recording, Tally, planned_for, read_recording, with_top_k
 from .serving import by_rule, with_active_slots
+
+# What stands beside the plans without planning.
+LINEAR, PUBLISHED = "linear", "deepseek"
 
 
 class Scored(NamedTuple):
@@ -43,7 +46,7 @@ def score(
     plans: Mapping[str, Plan],
     beside: bool = True,
     lost: Mapping[str, Sequence[int]] | None = None,
-    timer: Timer | None = None,
+    timer: Callable[[Topology], Timer] | None = None,
     dispatch: str = "even",
     active_slots: int | None = None,
 ) -> Scored:
@@ -54,7 +57,8 @@ def score(
     first plan was made for, are scored on the same windows. `lost` are GPUs that the first plan is
     to lose, by a name for each case. Tokens go to copies as `dispatch` says (see
     `eplb.simulator.dispatch`); with `active_slots` the first plan is also scored with only so many
-    slots of a GPU serving at a time.
+    slots of a GPU serving at a time, split evenly. `timer` models seconds on the machines it is
+    given.
 
     Raises
     ------
@@ -64,34 +68,54 @@ def score(
         When the plans or the traces are of different models.
     """
     first = next(iter(plans.values()))
-    _check_alike(plans)
+    num_shared = int(first.options.get("shared_experts") or 0)
+    sizes = (first.layer_ids, first.placement.num_logical_experts)
+    _check_alike(plans, options["quiet"])
     placements = {path: plan.placement for path, plan in plans.items()}
-    if beside:
-        placements |= _free_plans(first, options["quiet"])
+    free = _free_plans(first, options["quiet"]) if beside else {}
     losses = {name: lose(first.placement, ranks) for name, ranks in (lost or {}).items()}
-    recording = read_recording(options)
-    if active_slots is not None:  # which are chosen by the window before, so all are needed
-        recording = recording._replace(blocks=[join(list(recording.blocks))])
-    serve: dict[str, tuple[Score, Dispatch]] = {}
-    for name, placement in placements.items():
-        score = Score(first.layer_ids, topology_of(first, placement), timer)
-        serve[name] = (
-            score, by_rule(dispatch, placement, first.layer_ids, score.pace, recording)
-        )  # fmt: skip
+    recording = read_recording(options).placed(first.layer_ids, num_shared)
+    blocks = recording.blocks
+    if num_shared:
+        blocks = with_top_k(blocks, options.get("top_k"), first.provenance.get("top_k"))
+
+    def empty(placement: Placement, plan: Plan = first) -> Score:
+        machines = topology_of(plan, placement)
+        return Score(first.layer_ids, machines, None if timer is None else timer(machines))
+
+    def way(placement: Placement, plan: Plan = first) -> tuple[Score, Dispatch]:
+        score = empty(placement, plan)
+        return score, by_rule(dispatch, placement, score.pace, recording)
+
+    num_ranks = first.placement.num_ranks
+    serve = {
+        path: way(plan.placement, first if plan.placement.num_ranks == num_ranks else plan)
+        for path, plan in plans.items()
+    }
+    further = {name: way(placement) for name, placement in free.items()}
     if active_slots is not None:
-        own, pace = first.placement, next(iter(serve.values()))[0].pace
-        for name, served in with_active_slots(own, active_slots, pace).items():
-            serve[name] = (Score(first.layer_ids, topology_of(first, own), timer), served)
+        whole = join(list(blocks))  # planned for or not, as each window is one before another
+        blocks, own = [whole], of_layers(whole, *sizes, num_shared)
+        pace = empty(first.placement).pace
+        for name, served in with_active_slots(first.placement, active_slots, pace, own).items():
+            further[name] = (empty(first.placement), served)
     for name, loss in losses.items():
         left = replace(topology_of(first, first.placement), excluded_ranks=loss.ranks)
-        serve[name] = (Score(first.layer_ids, left), loss.dispatch)
+        further[name] = (Score(first.layer_ids, left), loss.dispatch)
+    for name in further:
+        if name in plans:
+            raise InputError(
+                f"a plan file named {name} would be mistaken for what stands beside plans by that"
+                f" name: --plan ./{name}"
+            )
+    serve |= further
+    placements |= free
     tally = Tally()
     unplanned = unseen(
-        tally.read(recording.blocks),
-        first.layer_ids,
-        first.placement.num_logical_experts,
-        () if options["in_sample"] else _planned_for(plans, options["quiet"]),
-        int(first.options.get("shared_experts") or 0),
+        tally.read(blocks),
+        *sizes,
+        () if options["in_sample"] else planned_for(plans, options),
+        num_shared,
     )
     replay(tally.served(unplanned), serve)
     if not tally.num_served:
@@ -104,7 +128,7 @@ def score(
     reports = {
         name: score.report(
             expert_bytes,
-            _figures(placements.get(name, first.placement), tally, recording, dispatch),
+            _figures(placements[name], tally, recording, dispatch) if name in placements else {},
         )
         for name, (score, _) in serve.items()
         if name not in losses
@@ -127,14 +151,13 @@ def _figures(
 ) -> dict[str, float]:
     """What a report has beside what follows from peaks: traffic between nodes, as far as counts or
     routes tell of it."""
-    if placement.num_nodes == 1:
-        return {}
-    figures = {"off_home_share": off_home_share(tally.mean_load[None], placement)}
+    figures = {}
+    if placement.num_nodes > 1 and rule == "even":
+        figures["off_home_share"] = off_home_share(tally.mean_load[None], placement)
     if _traffic_basis(recording, placement, rule) is not None:
-        routes = recording.routes_of(tally.layer_ids)
-        assert routes is not None
+        assert recording.routes is not None
         named: Literal["even", "nearest"] = "nearest" if rule == "nearest" else "even"
-        traffic = route_traffic(routes, placement, named, recording.edges)
+        traffic = route_traffic(recording.routes, placement, named, recording.edges)
         served = traffic._replace(
             tokens=traffic.tokens[tally.windows],
             remote_visits=traffic.remote_visits[tally.windows],
@@ -167,28 +190,22 @@ def topology_of(plan: Plan, placement: Placement) -> Topology:
     )
 
 
-def _planned_for(plans: Mapping[str, Plan], quiet: bool) -> set[str]:
-    """The digests of all windows that one of the plans was made from."""
-    seen: set[str] = set()
-    for path, plan in plans.items():
-        digests = plan.provenance.get("windows")
-        if digests is None:
-            terminal.remark(
-                f"{path} does not say which windows it was made from: if the trace has them, its"
-                " figures are in-sample",
-                quiet,
-            )
-        seen.update(digests or ())
-    return seen
-
-
-def _check_alike(plans: Mapping[str, Plan]) -> None:
-    """Plans that are scored side by side must be of one model."""
+def _check_alike(plans: Mapping[str, Plan], quiet: bool) -> None:
+    """Plans that are scored side by side must be of one model; GPUs as fast as the first plan says
+    serve all that have as many."""
     (first_path, first), *others = plans.items()
     for path, plan in others:
         same = plan.layer_ids.tolist() == first.layer_ids.tolist()
         if not same or plan.placement.num_logical_experts != first.placement.num_logical_experts:
             raise RefusedError(f"{path} and {first_path} are plans for different models")
+        if plan.placement.num_ranks == first.placement.num_ranks:
+            speed, other = (one.options.get("gpu_speed") for one in (first, plan))
+            if speed != other:
+                terminal.remark(
+                    f"{path} was made for GPUs of other speeds than {first_path}, whose speeds are"
+                    " taken for both",
+                    quiet,
+                )
 
 
 def _free_plans(plan: Plan, quiet: bool) -> dict[str, Placement]:
@@ -199,7 +216,7 @@ def _free_plans(plan: Plan, quiet: bool) -> dict[str, Placement]:
         terminal.remark("with GPUs out of service there is nothing to compare with", quiet)
         return {}
     sizes = (own.num_layers, own.num_logical_experts, own.num_slots, own.num_ranks, own.num_nodes)
-    others = {"linear": linear(*sizes)}
+    others = {LINEAR: linear(*sizes)}
     if plan.mean_load is None:
         terminal.remark(
             "the plan does not keep the loads it was made for, so the published greedy is not"
@@ -215,4 +232,4 @@ def _free_plans(plan: Plan, quiet: bool) -> dict[str, Placement]:
         num_groups=int(plan.options.get("groups") or 1),
         node_rule="free",
     )
-    return {**others, "deepseek": solve(problem, "deepseek").placement}
+    return {**others, PUBLISHED: solve(problem, "deepseek").placement}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from . import terminal
 from .options import Command, all_of
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from eplb.hardware import Hardware
     from eplb.model import Model
     from eplb.placement import Placement
+    from eplb.report import Report
     from eplb.simulator.calibration import Calibration
     from eplb.simulator.replay import Timer
     from eplb.topology import Topology
@@ -64,6 +66,12 @@ class Clock:
         self._shape = expert_shape(model)
         self._relayed, self._split = not options["direct"], options["micro_batches"]
 
+    def on(self, topology: "Topology") -> "Timer":
+        """What models the seconds of steps on other machines."""
+        clock = copy(self)
+        clock.topology = topology
+        return clock.steps
+
     def steps(self, slot_load: "Floats", window_steps: int) -> "Floats":
         """Seconds of the mean step of each window, (W,), from the tokens of slots, (W, L, S)."""
         return self.timed(self.hardware)(slot_load, window_steps)
@@ -112,6 +120,16 @@ class Clock:
             "hardware": self.hardware.name,
             **{name: c._asdict() for name, c in self.hardware.constants.items()},
         }
+
+
+def say_untimed(report: "Report", clock: "Clock | None", quiet: bool) -> None:
+    """Remark on seconds that were asked for and cannot be modelled."""
+    if clock is not None and report.step_seconds is None:
+        terminal.remark(
+            "the trace does not say how many engine steps each window has (window_steps), so no"
+            " seconds are modelled",
+            quiet,
+        )
 
 
 def read_clock(

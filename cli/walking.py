@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from eplb import metrics
 from eplb.errors import InputError
 from eplb.formats.plans import read_plan
 from eplb.placement import Placement, linear
+from eplb.plan import Plan
 from eplb.simulator import policy
 from eplb.simulator.forward import Course, Planner, walk
 from eplb.solver.solve import solve
@@ -16,8 +18,10 @@ from eplb.trace import LoadTrace, with_shared_experts
 
 from . import report_screen, terminal
 from .loading import load
-from .planning import aligned, build_problem, resolve, settings
-from .timing import Clock, read_clock
+from .plan_summary import ONE_SLOT, is_moot
+from .planning import aligned, build_problem, build_topology, resolve, settings
+from .recordings import planned_for
+from .timing import Clock, read_clock, say_untimed
 
 
 def show(options: dict[str, Any]) -> None:
@@ -26,16 +30,19 @@ def show(options: dict[str, Any]) -> None:
     name, course = next(iter(walked.items()))
     beside = {other: own.report.summary() for other, own in walked.items() if other != name}
     if report_screen.write(
-        options, course.report, {"plan": name, "in_sample": False, "beside": beside}
+        options, course.report, {"plan": name, "in_sample": options["in_sample"], "beside": beside}
     ):
         return
-    taken = sum(a.placement is not b.placement for a, b in pairwise(course.stretches))
-    terminal.facts([
+    seen = ("in-sample: also those that the live plan was made from" if options["in_sample"]
+            else "none seen by the plan that serves it")  # fmt: skip
+    rows = [
         ("scored", f"{len(course.report.windows)} windows × {len(course.report.layer_ids)} layers,"
-                   f" none seen by the plan that serves it; the first"
-                   f" {course.stretches[0].first} are history"),
-        ("re-plans", f"{taken} of {len(course.stretches) - 1} chances taken"),
-    ])  # fmt: skip
+                   f" {seen}; the first {course.stretches[0].first} are history"),
+        ("re-plans", f"{course.replaced} of {len(course.changes)} chances taken"),
+    ]  # fmt: skip
+    if is_moot(course.stretches[0].placement.slots_per_rank, build_topology(options)):
+        rows.append(("note", ONE_SLOT))
+    terminal.facts(rows)
     report_screen.table({other: own.report for other, own in walked.items()}, moves=True)
     terminal.facts(report_screen.further(course.report))
 
@@ -51,25 +58,36 @@ def courses(options: dict[str, Any]) -> dict[str, Course]:
     for note in loaded.notes:
         terminal.remark(note, options["quiet"])
     trace = _with_options(loaded.trace, options)
-    live = None
-    if options["current"] is not None:
-        live = aligned(read_plan(options["current"]), trace.layer_ids)
+    # Scenarios are not in time, and windows of weight 0 count for nothing.
+    walked_through = (trace.scenario == trace.scenario.min()) & (trace.window_weight > 0)
+    numbers = np.flatnonzero(walked_through)
+    trace = trace.only(walked_through)
     every = options["replan_every"]
     history = options["history"] or min(4 * every, max(1, trace.num_windows // 2))
+    live = None
+    if options["current"] is not None:
+        current = read_plan(options["current"])
+        live = aligned(current, trace.layer_ids)
+        if not options["in_sample"]:
+            _check_unseen([loaded.digests[number] for number in numbers], history, current, options)
     first = _problem(trace.windows(slice(history)), live, options)
     # --redundant auto is settled once, by what is known at the start.
     sized = {**options, "redundant": str(first.slots_per_rank * first.topology.num_ranks
                                          - first.num_experts), "budget_gib": None}  # fmt: skip
     clock = read_clock(options, model, first.topology)
+    if options["horizon"] is not None and options["policy"] != "worth-it":
+        raise InputError("--horizon is for --policy worth-it")
     decide = policy_named(options["policy"], first.topology.rank_speed, clock, options)
     name = f"{options['strategy']}, {options['policy']}"
     plans: dict[str, tuple[Planner, policy.Policy]] = {name: (_planner(sized), decide)}
     if options["policy"] != "never":
         plans[f"{options['strategy']}, never"] = (_planner(sized), policy.never)
     if first.topology.is_plain:
-        published = {**sized, "strategy": "deepseek", "max_moves": None, "max_bytes": None,
-                     "move_price": 0.0, "survive": 0, "max_off_home": None}  # fmt: skip
-        plans["deepseek, every"] = (_planner(published), policy.every)
+        published = {**sized, "strategy": "deepseek", "repair": False, "max_moves": None,
+                     "max_bytes": None, "move_price": 0.0, "survive": 0,
+                     "max_off_home": None}  # fmt: skip
+        # What was asked for may go by that name, with repairs.
+        plans.setdefault("deepseek, every", (_planner(published), policy.every))
         plans["linear"] = (_as_engines_start(first.slots_per_rank, published), policy.never)
     timer = None if clock is None else clock.steps
     walked = {}
@@ -79,18 +97,35 @@ def courses(options: dict[str, Any]) -> dict[str, Course]:
             trace, plan, decide, every, history, first.topology, start, options["expert_bytes"],
             timer,
         )  # fmt: skip
-        walked[name] = course if clock is None else _timed(course, start, clock)
+        report = replace(course.report, windows=numbers[course.report.windows])
+        course = course._replace(report=report)
+        walked[name] = course if clock is None else _timed(course, clock)
+    say_untimed(next(iter(walked.values())).report, clock, options["quiet"])
     return walked
 
 
-def _timed(course: Course, start: Placement | None, clock: Clock) -> Course:
-    """The course with the seconds that its moves took, and the constants."""
-    placements = [start, *(stretch.placement for stretch in course.stretches)]
-    seconds = sum(
-        clock.moves(old, new)
-        for old, new in pairwise(placements)
-        if old is not None and new is not None and old is not new
+def _check_unseen(
+    digests: list[str], history: int, current: Plan, options: Mapping[str, Any]
+) -> None:
+    """Raise `InputError` when the live plan was made from windows that would be served."""
+    path = options["current"]
+    seen = planned_for({path: current}, options)
+    served = [window for window in range(history, len(digests)) if digests[window] in seen]
+    if not served:
+        return
+    last = served[-1] + 1
+    later = (
+        f"--history {last} serves later ones only" if last < len(digests) else "walk another trace"
     )
+    raise InputError(
+        f"{path} was made from {len(served)} of the {len(digests) - history} windows that are to be"
+        f" served: {later}, or take --in-sample"
+    )
+
+
+def _timed(course: Course, clock: Clock) -> Course:
+    """The course with the seconds that its moves took, and the constants."""
+    seconds = sum(clock.moves(old, new) for old, new in course.changes if old is not new)
     report = replace(
         course.report,
         figures={**course.report.figures, "moving_seconds": seconds},

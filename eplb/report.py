@@ -21,7 +21,7 @@ class Report:
     layer_ids
         Of shape (L,): the model's own layer numbers.
     windows
-        Of shape (W,): the number in the trace of each window that was scored.
+        Of shape (W,): the number of each window that was scored, among those read.
     mean_load, peak_load
         Of shape (W, L): the mean and the largest load of a rank in service, in tokens that a rank
         of mean speed serves.
@@ -36,8 +36,8 @@ class Report:
     rank_load
         Of shape (L, R): the mean over windows of each rank's load, as served; None when not kept.
     step_tokens
-        Of shape (W,): mean assignments of a rank in one step and layer; None when the trace does
-        not say how many steps a window has.
+        Of shape (W,): mean assignments of a rank in one step and layer; None when a trace does not
+        say how many steps a window has.
     step_seconds
         Of shape (W,): modelled time of one engine step; None without a model of time.
     figures
@@ -135,6 +135,7 @@ def step_ceiling(step_tokens: Floats, num_ranks: int) -> Floats:
     of the expected largest of R normal numbers.
     """
     z = NormalDist().inv_cdf((num_ranks - 0.375) / (num_ranks + 0.25)) if num_ranks > 1 else 0.0
-    root = np.sqrt(np.maximum(step_tokens, 1e-9))
-    ceiling: Floats = 1.0 / (1.0 + z / root)
+    root = np.sqrt(step_tokens)
+    # Without a token every split is even, as everywhere.
+    ceiling: Floats = np.divide(root, root + z, out=np.ones_like(root), where=root > 0)
     return ceiling

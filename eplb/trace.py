@@ -182,11 +182,12 @@ class LoadTrace:
         )
 
     def window_digests(self) -> tuple[str, ...]:
-        """xxh3-64 of the loads of each window, layers without load and layer numbers left aside, so
-        that a window is known again whatever it is read from."""
+        """xxh3-64 of the loads of each window in the order of layers, those without load and layer
+        numbers left aside, so that a window is known again whatever it is read from."""
         digests = []
+        order = np.argsort(self.layer_ids)
         for window in self.tokens:
-            loads = window[window.any(axis=1)].astype("<f8")
+            loads = window[order][window[order].any(axis=1)].astype("<f8")
             digests.append(xxhash.xxh3_64_hexdigest(loads.data))
         return tuple(digests)
 
@@ -394,6 +395,12 @@ def join(traces: Sequence[LoadTrace]) -> LoadTrace:
     first = traces[0]
     for number, other in enumerate(traces[1:], start=2):
         _check_same_model(first, other, f"trace {number}")
+        ours, theirs = first.window_steps, other.window_steps
+        if ours is not None and theirs is not None and ours != theirs:
+            raise InputError(
+                f"trace {number} has windows of {theirs} engine steps and the first of {ours};"
+                " --window-steps makes them alike"
+            )
         unsaid = [key for key in _METADATA if getattr(first, key) is None]
         first = replace(first, **{key: getattr(other, key) for key in unsaid})
     return replace(

@@ -55,6 +55,7 @@ def test_the_ceiling_is_that_of_simulated_steps() -> None:
         simulated = (loads.mean(axis=1) / loads.max(axis=1)).mean()
         assert step_ceiling(np.array([tokens]), num_ranks)[0] == pytest.approx(simulated, rel=0.01)
     assert step_ceiling(np.array([5.0]), 1)[0] == 1.0
+    assert step_ceiling(np.array([0.0]), 8)[0] == 1.0  # as balanced as nothing is
 
 
 @pytest.mark.parametrize(

@@ -233,3 +233,37 @@ def test_an_open_slice_is_named_as_it_was_given() -> None:
     """Not with the word None."""
     with pytest.raises(InputError, match="no window in 40:; the trace has 1"):
         LoadTrace(np.ones((1, 1, 2))).windows(slice(40, None))
+
+
+def test_windows_are_known_again_by_their_loads() -> None:
+    """In another order of layers, among dense ones, in other types; not with other loads."""
+    tokens = np.random.default_rng(3).poisson(20.0, (4, 3, 8))
+    digests = LoadTrace(tokens, layer_ids=np.array([2, 5, 7])).window_digests()
+    assert len(set(digests)) == 4
+    turned = LoadTrace(tokens[:, ::-1].astype(float), layer_ids=np.array([7, 5, 2]))
+    padded = LoadTrace(np.insert(tokens, 0, 0, axis=1))
+    assert turned.window_digests() == padded.window_digests() == digests
+    assert LoadTrace(tokens + 1).window_digests()[0] not in digests
+
+
+def test_windows_add_up_by_steps() -> None:
+    """Neighbours are summed, a partial last window is dropped, weights are averaged."""
+    tokens = np.arange(1, 6).reshape(5, 1, 1)
+    trace = LoadTrace(tokens, window_steps=2, window_weight=np.array([1.0, 3, 1, 1, 9]))
+    summed = trace.summed(4)
+    assert summed.tokens.ravel().tolist() == [3, 7]
+    assert summed.window_weight.tolist() == [2, 1] and summed.window_steps == 4
+    assert trace.summed(2).tokens.ravel().tolist() == [1, 2, 3, 4, 5]
+    for steps, message in ((3, "--window-steps 2"), (12, "longer than the trace, which has 10")):
+        with pytest.raises(InputError, match=message):
+            trace.summed(steps)
+    with pytest.raises(InputError, match="do not say how many engine steps"):
+        LoadTrace(tokens).summed(2)
+
+
+def test_windows_of_other_steps_are_not_joined() -> None:
+    """A window of four steps is not one of two."""
+    two, four = (LoadTrace(np.ones((2, 1, 2), int), window_steps=steps) for steps in (2, 4))
+    with pytest.raises(InputError, match="--window-steps makes them alike"):
+        join([two, four])
+    assert join([two, LoadTrace(np.ones((1, 1, 2), int))]).window_steps == 2

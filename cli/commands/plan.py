@@ -101,7 +101,7 @@ def command(**options: Any) -> int:  # fmt: skip
     deadline = None if options["time_limit"] is None else begin + options["time_limit"]
     with terminal.interruptible("placing the layers that are left without a search") as interrupt:
         plan, tested = _solve(
-            problem, loaded, model, options,
+            problem, loaded, current, model, options,
             lambda: interrupt() or (deadline is not None and time.monotonic() > deadline),
         )  # fmt: skip
     data = plan_bytes(plan)
@@ -140,6 +140,7 @@ def _check_options(options: dict[str, Any]) -> None:
 def _solve(
     problem: "Problem",
     loaded: "Loaded",
+    current: "Plan | None",
     model: "Model | None",
     options: dict[str, Any],
     stop: "Callable[[], bool]",
@@ -174,6 +175,8 @@ def _solve(
     finally:
         progress.close()
     trace = loaded.trace
+    # What a live plan was made from is in what is kept of it.
+    known = () if current is None else current.provenance.get("windows", ())
     facts = {
         "model": trace.model,
         "phase": trace.phase,
@@ -181,7 +184,7 @@ def _solve(
         # What maps of engines need beside the plan: how many rows they have.
         "decoder_layers": None if model is None else model.num_layers,
         # So that nobody takes these windows for unseen ones when the plan is scored.
-        "windows": list(loaded.digests),
+        "windows": list(dict.fromkeys([*loaded.digests, *known])),
     }
     asked = {
         "windows": _slice(options["windows"]),

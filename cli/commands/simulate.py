@@ -3,10 +3,21 @@
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from ..options import file_options, output_options, trace_arguments
 from ..plan_options import move_options, rule_options, size_options
 from ..timing import time_options
+
+# Options of the replay alone, and those that replays share with plans made as the trace goes.
+_REPLAYS = ("plans", "losses", "dispatch", "active_slots", "calibrate", "save_hardware")
+_BOTH = (
+    "traces", "windows", "window_tokens", "window_steps", "recorded_under", "in_sample", "model",
+    "top_k", "hardware", "direct", "micro_batches", "output", "force", "as_json", "quiet",
+    "verbose",
+)  # fmt: skip
+# Options that name a file to read, beside traces and plans.
+_READ = ("current", "recorded_under", "model", "gpu_speed", "hardware", "calibrate")
 
 _EPILOG = """\b
 With --plan the trace is replayed under saved plans, beside the engines' start (linear) and the
@@ -98,25 +109,33 @@ Examples:
 def command(**options: Any) -> int:
     """Replay a trace under saved plans, or re-plan as it goes, and report what it is worth."""
     from eplb.errors import InputError
-    from eplb.formats import files
 
     from .. import replaying, walking
+    from ..outputs import check_output
 
-    if bool(options["plans"]) == (options["replan_every"] is not None):
+    replays = bool(options["plans"])
+    if replays == (options["replan_every"] is not None):
         raise InputError(
             "either --plan PLAN, to replay under saved plans, or --replan-every N, to plan as the"
             " trace goes, is expected"
         )
+    context = click.get_current_context()
+    for param in context.command.params:
+        name = param.name or ""
+        given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if given and name not in _BOTH and (name in _REPLAYS) != replays:
+            what = (
+                "plans made as the trace goes: --replan-every N"
+                if replays
+                else "the replay of a saved plan: --plan PLAN"
+            )
+            raise InputError(f"{param.opts[0]} is for {what}")
+    if options["in_sample"] and not replays and options["current"] is None:
+        raise InputError("--in-sample is for a live plan (--current) or saved ones (--plan)")
     if options["output"] is not None:
-        files.check_output(options["output"], options["force"])
-    if not options["plans"]:
-        for key, idle in (("dispatch", "even"), ("active_slots", None), ("losses", ())):
-            if options[key] != idle:
-                name = {"losses": "what-if"}.get(key, key.replace("_", "-"))
-                raise InputError(f"--{name} is for the replay of a saved plan: --plan PLAN")
-    if options["calibrate"] and not options["plans"]:
-        raise InputError("--calibrate fits to step times measured under a plan: --plan PLAN")
-    if options["plans"]:
+        read = [*options["traces"], *options["plans"], *map(options.get, _READ)]
+        check_output(options["output"], options["force"], read)
+    if replays:
         replaying.show(options)
     else:
         walking.show(options)

@@ -77,7 +77,11 @@ def _blocks(
         own = {key: value[first:end] for key, value in by_window.items()}
         trace, _ = native.parse({**values, **own, "loads": block}, hints)
         assert isinstance(trace, LoadTrace)
-        yield trace if hints.model is None else hints.model.describe(trace)[0]
+        if hints.model is not None:
+            trace, _ = hints.model.describe(trace)
+            # What the first block told of the layers holds for all: a later one may be idle.
+            values["layer_ids"] = trace.layer_ids
+        yield trace
 
 
 def _edges(weight: Numbers, size: int) -> list[int]:

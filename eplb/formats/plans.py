@@ -123,8 +123,7 @@ def _plan(content: Any) -> Plan:
             raise InputError(f"{key!r} is no object")
     for key, value in content.get("summary", {}).items():
         _check_number(value, f"summary.{key}")
-    if (expert_bytes := content.get("options", {}).get("expert_bytes")) is not None:
-        _check_number(expert_bytes, "options.expert_bytes")
+    _check_said(content, num_ranks)
     status = content.get("status")
     if status is not None and not isinstance(status, list):
         raise InputError("'status' is no list")
@@ -143,6 +142,29 @@ def _plan(content: Any) -> Plan:
     )
     _check_digest(plan)
     return plan
+
+
+def _check_said(content: Mapping[str, Any], num_ranks: int) -> None:
+    """What other commands take from the options and the provenance is of the kind they expect."""
+    options = content.get("options", {})
+    if (expert_bytes := options.get("expert_bytes")) is not None:
+        _check_number(expert_bytes, "options.expert_bytes")
+    for key, least in (("groups", 1), ("shared_experts", 0)):
+        value = options.get(key)
+        if value is not None and (type(value) is not int or value < least):
+            raise InputError(
+                f"'options.{key}' is {value!r}; a whole number of {least} or more is expected"
+            )
+    speeds = options.get("gpu_speed")
+    if speeds is not None and not (isinstance(speeds, list) and len(speeds) == num_ranks):
+        raise InputError(f"'options.gpu_speed' is no list of {num_ranks} numbers, one for each GPU")
+    for speed in speeds or ():
+        _check_number(speed, "options.gpu_speed")
+    windows = content.get("provenance", {}).get("windows")
+    if windows is not None and not (
+        isinstance(windows, list) and all(isinstance(digest, str) for digest in windows)
+    ):
+        raise InputError("'provenance.windows' is no list of digests")
 
 
 def _frontier(value: Any) -> list[Mapping[str, Any]]:

@@ -32,11 +32,10 @@ _BLOCK = 2**21
 
 
 class DynamicRedundancy(NamedTuple):
-    """What slots serve when some of them are active, and what no choice passes."""
+    """What slots serve when some of them are active; `lower_bounds` says what no choice passes."""
 
     slot_load: Floats  # (W, L, S), tokens: chosen from an earlier window
     oracle_slot_load: Floats  # (W, L, S): chosen from the window itself
-    lower_bound: Floats  # (W, L): of the largest load × pace of a rank, whatever the choice
 
 
 def dynamic_redundancy(
@@ -56,7 +55,7 @@ def dynamic_redundancy(
     Raises
     ------
     InputError
-        When a rank would have no active slot.
+        When a rank would have no active slot, or more than it hosts.
     InfeasibleError
         When some expert would be left without an active copy.
     """
@@ -68,7 +67,6 @@ def dynamic_redundancy(
     return DynamicRedundancy(
         active_loads(tokens, placement, chosen),
         active_loads(tokens, placement, oracle),
-        lower_bounds(tokens, placement, active_slots, pace),
     )
 
 
@@ -86,7 +84,7 @@ def choose_slots(
     Raises
     ------
     InputError
-        When a rank would have no active slot.
+        When a rank would have no active slot, or more than it hosts.
     InfeasibleError
         When some expert would be left without an active copy.
     """
@@ -144,9 +142,12 @@ def lower_bounds(
 
 def check_active_slots(placement: Placement, active_slots: int) -> None:
     """Raise `InfeasibleError` unless every expert can have an active copy, and `InputError` unless
-    a rank has an active slot at all."""
-    if active_slots < 1:
-        raise InputError(f"{active_slots} active slots a GPU; 1 or more is expected")
+    a rank has an active slot at all and hosts that many."""
+    if not 1 <= active_slots <= placement.slots_per_rank:
+        raise InputError(
+            f"{active_slots} active slots a GPU; 1 to {placement.slots_per_rank}, the slots it"
+            " hosts, is expected"
+        )
     for layer in range(placement.num_layers):
         if _suffice(placement, layer, active_slots):
             continue

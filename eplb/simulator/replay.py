@@ -53,11 +53,6 @@ class Score:
             )
         )
 
-    @property
-    def num_windows(self) -> int:
-        """Windows entered so far."""
-        return sum(len(part.windows) for part in self._parts)
-
     def report(
         self, expert_bytes: int | None = None, figures: Mapping[str, float] | None = None
     ) -> Report:
@@ -71,7 +66,7 @@ class Score:
         if not self._parts:
             raise InputError("no window is left to score")
         columns = {
-            name: None if values[0] is None else np.concatenate(values)
+            name: None if any(value is None for value in values) else np.concatenate(values)
             for name, values in zip(_Part._fields, zip(*self._parts, strict=True), strict=True)
         }
         weight = columns["window_weight"]
@@ -121,6 +116,7 @@ def unseen(
 ) -> Iterator[tuple[LoadTrace, Ints]]:
     """The windows of a trace, with their numbers, whose digests are not among `seen`: those that
     nobody planned for; of the layers placed, with `num_shared` shared experts as routed ones.
+    Windows of weight 0 count for nothing and are left out.
 
     Raises
     ------
@@ -129,7 +125,9 @@ def unseen(
     """
     first = 0
     for block in blocks:
-        new = np.array([digest not in seen for digest in block.window_digests()])
+        new = block.window_weight > 0
+        if seen:
+            new &= np.array([digest not in seen for digest in block.window_digests()])
         if new.any():
             yield (
                 of_layers(block.only(new), layer_ids, num_experts, num_shared),

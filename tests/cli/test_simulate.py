@@ -1,6 +1,7 @@
 """`eplb simulate`: replays, walks, and what they are refused."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from eplb import metrics
 from eplb.formats.plans import read_plan
 from eplb.formats.traces import read_trace, write_trace
+from eplb.simulator.active import dynamic_redundancy
 from eplb.trace import LoadTrace, RouteTrace
 
 from ..helpers import SAMPLES, eplb, random_loads
@@ -110,6 +112,19 @@ def test_dynamic_redundancy_is_beside_the_plan() -> None:
     chosen, best = report["beside"]["2 active"], report["beside"]["2 active in hindsight"]
     assert best["mean_balancedness"] >= chosen["mean_balancedness"]
     assert eplb("simulate", "t.npz", "--plan", "p.json", "--active-slots", "1").code == 3
+    done = eplb("simulate", "t.npz", "--plan", "p.json", "--active-slots", "4")
+    assert done.code == 2 and "1 to 3, the slots it hosts" in done.err
+
+
+def test_active_slots_are_chosen_by_the_window_before_whoever_planned_for_it() -> None:
+    """That it was planned for keeps a window from being scored, not from being known."""
+    report = _report("t.npz", "--windows", "7:9", "--plan", "p.json", "--active-slots", "2")
+    placement = read_plan("p.json").placement
+    chosen = dynamic_redundancy(LOADS[7:9], placement, 2)
+    for name, slots in (("", chosen.slot_load), (" in hindsight", chosen.oracle_slot_load)):
+        expected = metrics.balancedness(metrics.by_rank(slots[1:], 4)).mean()
+        balance = report["beside"][f"2 active{name}"]["mean_balancedness"]
+        assert balance == pytest.approx(expected)
 
 
 def test_traffic_is_told_from_routes() -> None:
@@ -126,6 +141,75 @@ def test_traffic_is_told_from_routes() -> None:
         near = _report("r.npz", "--plan", "p.json", "--dispatch", "nearest")["summary"]
         assert near["remote_nodes_per_token"] <= report["summary"]["remote_nodes_per_token"] + 1e-12
     assert "traffic_basis" not in _report("t.npz", "--plan", "p.json")
+
+
+def test_traffic_and_dispatch_know_shared_experts() -> None:
+    """Routes have none, counts are given them by the plan: the two must say the same."""
+    rng = np.random.default_rng(0)
+    routes = np.argsort(rng.random((1200, 2, 8)), axis=2)[:, :, :2]
+    trace = RouteTrace(routes, 8, source_rank=np.arange(1200) % 4, window_tokens=100)
+    write_trace(trace, "r.npz")
+    plan = ("plan", "t.npz", "--gpus", "4", "--nodes", "2", "--shared-experts", "1")
+    assert eplb(*plan, "--redundant", "3", "-o", "s.json").code == 0
+    for rule in ("even", "nearest"):
+        report = _report("r.npz", "--plan", "s.json", "--dispatch", rule)
+        mean_load = sum(layer["mean_load"] for layer in report["layers"])
+        assert mean_load == pytest.approx(2 * 100 * 3 / 4)  # two routed, one shared expert a token
+        assert report["traffic_basis"].startswith("measured")
+    trace = LoadTrace(LOADS, window_steps=4)  # which does not say its top-k; the plan does
+    write_trace(trace, "unsaid.npz")
+    assert len(_report("unsaid.npz", "--plan", "s.json", "--in-sample")["windows"]) == 12
+
+
+def test_nearest_is_measured_from_standard_input_too() -> None:
+    """A pipe says where tokens start as well as a file does."""
+    routes = np.random.default_rng(0).integers(0, 8, (1200, 2, 1))
+    trace = RouteTrace(routes, 8, source_rank=np.arange(1200) // 300, window_tokens=100)
+    write_trace(trace, "r.npz")
+    args = ("--plan", "p.json", "--dispatch", "nearest", "--json")
+    piped = eplb("simulate", "-", *args, stdin=Path("r.npz").read_bytes())
+    assert piped.out == eplb("simulate", "r.npz", *args).out
+
+
+def test_shares_are_of_the_split_they_are_told_of() -> None:
+    """Off home is computed for an even split over all copies, and told of nothing else."""
+    assert "off_home_share" in _report("t.npz", "--plan", "p.json")["summary"]
+    report = _report("t.npz", "--plan", "p.json", "--dispatch", "lp", "--active-slots", "2")
+    assert "off_home_share" not in report["summary"]
+    assert "off_home_share" not in report["beside"]["2 active"]
+
+
+def test_seconds_are_those_of_each_plan_s_own_machines() -> None:
+    """Beside a plan for four GPUs one for eight takes as long as alone."""
+    eplb("plan", "t.npz", "--windows", ":8", "--gpus", "8", "-o", "eight.json")
+    timed = ("--model", "config.json", "--hardware", "h100-ib400")
+    alone = _report("t.npz", "--plan", "eight.json", *timed)["summary"]["step_seconds"]
+    beside = _report("t.npz", "--plan", "p.json", "--plan", "eight.json", *timed)["beside"]
+    assert beside["eight.json"]["step_seconds"] == alone
+
+
+def test_plans_of_other_speeds_are_remarked_on() -> None:
+    """Both are scored on the machines of the first."""
+    Path("speed.json").write_text("[1, 2, 1, 1]")
+    eplb("plan", "t.npz", "--gpus", "4", "--gpu-speed", "speed.json", "-o", "fast.json")
+    both = ("--plan", "p.json", "--plan", "fast.json", "--in-sample")
+    assert "fast.json was made for GPUs of other speeds" in eplb("simulate", "t.npz", *both).err
+
+
+def test_windows_cut_otherwise_are_said_to_be_unknown() -> None:
+    """Sums of windows that were planned for are in-sample and cannot be told from others."""
+    text = "p.json was made from windows cut otherwise"
+    assert text in eplb("simulate", "t.npz", "--plan", "p.json", "--window-steps", "8").err
+    assert text not in eplb("simulate", "t.npz", "--plan", "p.json").err
+
+
+def test_one_slot_a_gpu_is_said_to_be_moot() -> None:
+    """By plan and by both ways to simulate."""
+    size = ("--gpus", "12", "--redundant", "4", "--effort", "fast")
+    assert "moot" in eplb("plan", "t.npz", *size, "-o", "one.json").out
+    for args in (("--plan", "one.json", "--in-sample"), (*size, "--replan-every", "3")):
+        assert "moot" in eplb("simulate", "t.npz", *args).out
+    assert "moot" not in eplb("simulate", "t.npz", "--plan", "p.json").out
 
 
 def test_seconds_are_modelled_with_hardware() -> None:
@@ -184,19 +268,58 @@ def test_a_walk_serves_windows_that_its_plans_have_not_seen() -> None:
 
 def test_a_walk_from_a_live_plan_within_a_budget() -> None:
     """No re-plan sends more than it may."""
-    report = _report(*WALK, "--nodes", "2", "--current", "p.json", "--max-moves", "3")
+    live = ("t.npz", "--gpus", "4", "--nodes", "2", "--current", "p.json", "--effort", "fast")
+    report = _report(*live, "--replan-every", "2", "--history", "8", "--max-moves", "3")
     assert max(row["moves"] for row in report["windows"]) <= 3
+
+
+def test_a_live_plan_serves_no_window_that_it_saw() -> None:
+    """Unless --in-sample asks for it, which is said."""
+    done = eplb("simulate", *WALK, "--current", "p.json")
+    assert done.code == 2
+    assert "p.json was made from 2 of the 6 windows" in done.err and "--history 8" in done.err
+    assert not _report(*WALK, "--history", "8", "--current", "p.json")["in_sample"]
+    report = _report(*WALK, "--current", "p.json", "--in-sample")
+    assert report["in_sample"] and len(report["windows"]) == 6
+    assert "in-sample" in eplb("simulate", *WALK, "--current", "p.json", "--in-sample").out
+
+
+def test_a_walk_keeps_to_the_timeline() -> None:
+    """Scenarios and windows of weight 0 are passed over; the others keep their numbers."""
+    weight, scenario = np.ones(12), np.zeros(12, int)
+    weight[3] = weight[7] = 0
+    scenario[10:] = 1
+    write_trace(LoadTrace(LOADS, window_weight=weight, scenario=scenario), "s.npz")
+    report = _report("s.npz", *WALK[1:4], "2", "--history", "4", "--effort", "fast")
+    assert [row["window"] for row in report["windows"]] == [5, 6, 8, 9]
+
+
+def test_what_was_asked_for_is_not_replaced_by_what_stands_beside_it() -> None:
+    """A repaired greedy goes by the name of the published one."""
+    args = ("t.npz", "--gpus", "8", "--redundant", "24", "--strategy", "deepseek",
+            "--replan-every", "3", "--history", "6")  # fmt: skip
+    plain, repaired = _report(*args), _report(*args, "--repair")
+    assert plain["plan"] == repaired["plan"] == "deepseek, every"
+    assert plain["summary"] != repaired["summary"]
 
 
 def test_worth_it_needs_seconds_and_weighs_them() -> None:
     """Experts of a large model are not moved for a few windows; they are for a million."""
     done = eplb("simulate", *WALK, "--policy", "worth-it")
     assert done.code == 2 and "--hardware" in done.err
+    assert "--policy worth-it" in eplb("simulate", *WALK, "--horizon", "9").err
     timed = ("--policy", "worth-it", "--model", "config.json", "--hardware", "h100-ib400")
     kept = _report(*WALK, *timed)
     moved = _report(*WALK, *timed, "--horizon", "100000000")
     assert kept["summary"]["moves"] == 0 < moved["summary"]["moves"]
     assert moved["summary"]["moving_seconds"] > 0
+
+
+def test_any_file_name_can_be_told() -> None:
+    """Even one of bytes that are no text."""
+    name = os.fsdecode(b"p\xff.json")
+    Path(name).write_bytes(Path("p.json").read_bytes())
+    assert "udcff.json" in _report("t.npz", "--plan", name)["plan"]
 
 
 def test_the_same_command_gives_the_same_bytes() -> None:
@@ -222,6 +345,13 @@ WRONG = [
     (("--plan", "p.json", "--what-if", "lose:9"), 2, "GPUs are numbered 0 to 3"),
     (("--plan", "p.json", "--what-if", "lose-node:2"), 2, "nodes are numbered 0 to 1"),
     (("--plan", "p.json", "--what-if", "drop:1"), 2, "lose:GPU or lose-node:NODE"),
+    (("--plan", "p.json", "--what-if", "lose:²"), 2, "lose:GPU or lose-node:NODE"),
+    (("--plan", "linear"), 2, "a plan file named linear would be mistaken"),
+    (("--plan", "p.json", "--gpus", "8"), 2, "--gpus is for plans made as the trace goes"),
+    (("--plan", "p.json", "--policy", "never"), 2, "--policy is for plans made as"),
+    (("--replan-every", "2", "--calibrate", "x.json"), 2, "--calibrate is for the replay"),
+    (("--plan", "p.json", "-o", "t.npz", "--force"), 2, "would overwrite a file that is read"),
+    (("--replan-every", "2", "--in-sample"), 2, "--in-sample is for a live plan"),
     (("--plan", "p.json", "--hardware", "h100-ib400"), 2, "needs --model"),
     (("--plan", "p.json", "--direct"), 2, "--direct is of the time model"),
     (("--plan", "p.json", "--calibrate", "x.json"), 2, "--calibrate is of the time model"),
@@ -237,6 +367,7 @@ WRONG = [
 @pytest.mark.parametrize(("args", "code", "message"), WRONG)
 def test_wrong_options_are_answered(args: tuple[str, ...], code: int, message: str) -> None:
     """The code says which kind of mistake, the line says what and what would do."""
+    Path("linear").write_bytes(Path("p.json").read_bytes())
     done = eplb("simulate", "t.npz", *args)
     assert done.code == code, done.err
     assert re.search(message, done.err), done.err
@@ -244,6 +375,10 @@ def test_wrong_options_are_answered(args: tuple[str, ...], code: int, message: s
 
 def test_plans_of_other_models_are_refused() -> None:
     """By layers or experts, of the trace or of each other."""
+    write_trace(RouteTrace(np.zeros((9, 2, 1), int), 8, layer_ids=np.array([4, 5])), "routes.npz")
+    for rule in ("even", "nearest"):
+        done = eplb("simulate", "routes.npz", "--plan", "p.json", "--dispatch", rule)
+        assert done.code == 4 and "do not cover the same layers" in done.err
     write_trace(LoadTrace(LOADS, layer_ids=np.array([4, 5])), "layers.npz")
     write_trace(LoadTrace(LOADS[:, :, :4]), "experts.npz")
     for trace in ("layers.npz", "experts.npz"):

@@ -34,6 +34,15 @@ def test_blocks_make_up_the_trace(tmp_path: Path, block_bytes: int) -> None:
     assert (whole.top_k, whole.model, whole.window_steps) == (2, "m", 4)
 
 
+@pytest.mark.parametrize("weight", [(0, 0, 0, 1, 0, 0, 0), (1, 0, 0, 0, 0, 0, 1)])
+def test_windows_of_no_weight_keep_their_place(tmp_path: Path, weight: tuple[int, ...]) -> None:
+    """A block of nothing else goes with its neighbour, so that no window has another's number."""
+    path = str(tmp_path / "t.npz")
+    write_trace(LoadTrace(LOADS, window_weight=np.array(weight, float)), path)
+    whole = join(list(read_blocks(path, block_bytes=1)))
+    assert np.array_equal(whole.tokens, LOADS) and whole.window_weight.tolist() == list(weight)
+
+
 def test_what_cannot_be_streamed_is_not(tmp_path: Path) -> None:
     """JSON and routes are read whole, by whoever asks; a pipe is not even looked into."""
     (tmp_path / "t.json").write_text("[[1, 2]]")

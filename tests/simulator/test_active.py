@@ -77,7 +77,7 @@ def test_slots_are_chosen_from_the_window_before() -> None:
     best = metrics.by_rank(result.oracle_slot_load, 2).max(axis=2)[:, 0]
     assert best.tolist() == [9, 9, 9]
     assert late[1:].tolist() == [15, 15]
-    assert result.lower_bound[:, 0].tolist() == [9, 9, 9]
+    assert active.lower_bounds(tokens, TWO, 2)[:, 0].tolist() == [9, 9, 9]
     alike = active.choose_slots(np.ones((1, 1, 4)), TWO, 2)
     assert late[0] == peaks(tokens[:1], TWO, alike)[0, 0]
 
@@ -196,7 +196,7 @@ def test_ranks_out_of_service_are_never_active() -> None:
 
 def test_no_active_slot_is_refused() -> None:
     """A GPU without any active slot serves nothing."""
-    with pytest.raises(InputError, match=r"^0 active slots a GPU; 1 or more"):
+    with pytest.raises(InputError, match=r"^0 active slots a GPU; 1 to 3"):
         active.choose_slots(np.ones((1, 1, 4)), TWO, 0)
 
 

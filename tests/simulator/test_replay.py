@@ -68,9 +68,16 @@ def test_windows_that_were_planned_for_are_left_out() -> None:
         scores = _scores([trace], seen)
         assert scores["n"].report().windows.tolist() == [0, 1, *range(5, 12)]
     scores = _scores([TRACE], TRACE.window_digests())
-    assert scores["n"].num_windows == 0
     with pytest.raises(InputError, match="no window is left"):
         scores["n"].report()
+
+
+def test_windows_of_no_weight_are_left_out() -> None:
+    """They count for nothing, be they all that was not planned for."""
+    weighed = replace(TRACE, window_weight=np.array([1.0] * 8 + [0.0] * 4))
+    assert _scores([weighed])["n"].report().windows.tolist() == list(range(8))
+    scores = _scores([weighed, TRACE], TRACE.windows(slice(0, 8)).window_digests())
+    assert scores["n"].report().windows.tolist() == list(range(20, 24))
 
 
 def test_layers_are_matched_by_number() -> None:
@@ -105,6 +112,19 @@ def test_seconds_are_those_of_the_timer() -> None:
     score.add(TRACE, metrics.slot_loads(TRACE.tokens, WIDE), np.arange(12))
     seconds = score.report().step_seconds
     assert seconds == pytest.approx(TRACE.tokens.sum(axis=(1, 2)) / 10)
+
+
+def test_seconds_need_the_steps_of_every_window() -> None:
+    """Where one part of a trace does not say them there are none, in whatever order it comes."""
+    for parts in (
+        [TRACE, replace(TRACE, window_steps=None)],
+        [replace(TRACE, window_steps=None), TRACE],
+    ):
+        score = Score(TRACE.layer_ids, FOUR, timer=lambda slots, steps: slots.sum(axis=(1, 2)))
+        for part in parts:
+            score.add(part, metrics.slot_loads(part.tokens, WIDE), np.arange(12))
+        report = score.report()
+        assert report.step_seconds is None and report.step_tokens is None
 
 
 def test_edges_begin_after_the_history() -> None:
@@ -180,6 +200,26 @@ def test_moves_from_a_live_placement_count() -> None:
     assert course.report.moves[0] > 0
     kept = walk(TRACE, _hottest_first, policy.never, 3, 4, FOUR, live=linear(3, 8, 12, 4))
     assert kept.report.moves.sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("topology", "live"),
+    [(FOUR, linear(3, 8, 12, 2)), (Topology(4, excluded_ranks=(1,)), linear(3, 8, 12, 4))],
+)
+def test_what_the_ranks_in_service_cannot_serve_is_replaced_at_once(
+    topology: Topology, live: Placement
+) -> None:
+    """Whatever the policy: a live placement on other ranks, or on one that is lost."""
+
+    def plan(past: LoadTrace, _live: Placement | None) -> Placement:
+        slots = np.tile(np.arange(8), (3, 1))
+        if topology.excluded_ranks:
+            slots = np.insert(slots, [3, 3, 3, 8], [-1, -1, -1, 0], axis=1)
+        return Placement(slots, 8, 4, excluded_ranks=topology.excluded_ranks)
+
+    course = walk(TRACE, plan, policy.never, 3, 4, topology, live)
+    assert (course.replaced, len(course.changes)) == (1, 3)
+    assert course.report.moves[0] > 0 and (course.report.balancedness <= 1).all()
 
 
 def _after(placement: Placement, ranks: list[int], tokens: np.ndarray) -> tuple[Score, float]:
