@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eplb.formats.traces import read_trace
-from eplb.trace import LoadTrace, RouteTrace
+from eplb.routes import RouteTrace
+from eplb.trace import LoadTrace
 
 SAMPLES = Path(__file__).parent.parent / "sample_loads"
 

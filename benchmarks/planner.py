@@ -14,6 +14,7 @@ from eplb.formats.traces import read_trace
 from eplb.migration import migrate
 from eplb.placement import Placement
 from eplb.problem import Problem
+from eplb.routes import RouteTrace
 from eplb.solver import bounds, local_search, nodes
 from eplb.solver.layer_planner import Settings
 from eplb.solver.outlook import FUTURES, WINDOWS
@@ -21,7 +22,6 @@ from eplb.solver.solve import solve
 from eplb.study.backtest import plan_ahead
 from eplb.synthetic import SHAPES, Traffic, generate
 from eplb.topology import Topology
-from eplb.trace import RouteTrace
 
 from . import peers
 from .cases import find

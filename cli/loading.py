@@ -7,7 +7,9 @@ from eplb.errors import InputError, RefusedError
 from eplb.formats.plans import read_plan
 from eplb.formats.traces import Reading, read_trace
 from eplb.model import Model
-from eplb.trace import LoadTrace, RouteTrace, add_scenario, how_layers_differ, join
+from eplb.routes import RouteTrace
+from eplb.timeline import add_scenario, join
+from eplb.trace import LoadTrace, how_layers_differ
 
 
 class Loaded(NamedTuple):

@@ -39,7 +39,7 @@ def build_problem(trace: "LoadTrace", current: "Plan | None", options: dict[str,
 
     from eplb.problem import Problem
     from eplb.study.knee import find_knee
-    from eplb.trace import with_shared_experts
+    from eplb.timeline import with_shared_experts
 
     auto = options["strategy"] == "auto"
     searched = auto or options["strategy"] == "exact"

@@ -11,7 +11,8 @@ from eplb.formats.blocks import read_blocks, streams
 from eplb.formats.model_config import read_model
 from eplb.formats.source import Hints
 from eplb.plan import Plan
-from eplb.trace import LoadTrace, RouteTrace
+from eplb.routes import RouteTrace
+from eplb.trace import LoadTrace
 
 from . import terminal
 from .loading import count, load, read

@@ -12,8 +12,8 @@ from eplb.report import Report
 from eplb.simulator.loss import Loss, lose, lost_share
 from eplb.simulator.replay import Dispatch, Score, Timer, of_layers, replay, unseen
 from eplb.solver.solve import solve
+from eplb.timeline import join
 from eplb.topology import Topology
-from eplb.trace import join
 from eplb.traffic import off_home_share, route_traffic
 
 from . import terminal

@@ -35,8 +35,9 @@ def summarise(swept: Swept, options: dict[str, Any]) -> None:
         layers, experts = problem.num_layers, problem.num_experts
         text = f"{name}: {layers} layers × {experts} experts; "
         if study.ahead is None:
-            text += (f"{problem.num_windows} windows, too few to keep any back: scored on what was"
-                     " planned for (in-sample)")  # fmt: skip
+            plural = "s" if problem.num_windows > 1 else ""
+            text += (f"{problem.num_windows} window{plural}, too few to keep any back: scored on"
+                     " what was planned for (in-sample)")  # fmt: skip
         else:
             text += (
                 f"planned for {problem.num_windows} windows, scored on the {len(study.ahead)} later"

@@ -13,11 +13,12 @@ from eplb.formats.plans import read_plan
 from eplb.formats.sweeps import read_points, sweep_bytes
 from eplb.plan import Plan
 from eplb.problem import Problem, legal_redundant
+from eplb.routes import RouteTrace
 from eplb.study.knee import knees
 from eplb.study.runs import Skipped, Task, run
 from eplb.study.sweep import Point, Setting, Study, digest, study_of, usual_redundant
 from eplb.topology import Topology
-from eplb.trace import LoadTrace, RouteTrace
+from eplb.trace import LoadTrace
 
 from . import terminal
 from .counts import numbers
@@ -249,7 +250,8 @@ def _sorted(
     names_traces: bool,
 ) -> Swept:
     """What was found, in the order in which it was asked for."""
-    names = list(studies)
+    # Names of files may be no text, which JSON cannot hold.
+    names = [name.encode(errors="backslashreplace").decode() for name in studies]
     points: list[Point] = []
     skipped: list[dict[str, Any]] = []
     for number in sorted(found):

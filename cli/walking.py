@@ -14,7 +14,8 @@ from eplb.plan import Plan
 from eplb.simulator import policy
 from eplb.simulator.forward import Course, Planner, walk
 from eplb.solver.solve import solve
-from eplb.trace import LoadTrace, with_shared_experts
+from eplb.timeline import with_shared_experts
+from eplb.trace import LoadTrace
 
 from . import report_screen, terminal
 from .loading import load

@@ -59,10 +59,10 @@ if TYPE_CHECKING:
     from .plan import Plan as Plan
     from .problem import Problem as Problem
     from .report import Report as Report
+    from .routes import RouteTrace as RouteTrace
     from .solver.solve import solve as solve
     from .topology import Topology as Topology
     from .trace import LoadTrace as LoadTrace
-    from .trace import RouteTrace as RouteTrace
 
 # Loaded on first use, so that `import eplb` and `eplb --help` need no numpy.
 _HOME = {
@@ -76,7 +76,7 @@ _HOME = {
     "Problem": "problem",
     "RefusedError": "errors",
     "Report": "report",
-    "RouteTrace": "trace",
+    "RouteTrace": "routes",
     "Topology": "topology",
     "export_plan": "formats.maps",
     "import_map": "formats.maps",

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ._arrays import Bools, Floats, Ints
-from .trace import LoadTrace, RouteTrace
+from .routes import RouteTrace
+from .trace import LoadTrace
 
 # A placement is worth no more than its loads are known: the share of an expert's load that is
 # noise, one standard error, above which EP109 warns.

@@ -7,7 +7,8 @@ import numpy as np
 
 from ._arrays import Bools, Ints
 from .errors import RefusedError
-from .trace import LoadTrace, RouteTrace, how_layers_differ
+from .routes import RouteTrace
+from .trace import LoadTrace, how_layers_differ
 
 AnyTrace = TypeVar("AnyTrace", LoadTrace, RouteTrace)
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from ._arrays import Floats, Ints
 from .errors import InputError
-from .trace import LARGEST_COUNT, LoadTrace, RouteTrace, check_groups, check_top_k
+from .routes import RouteTrace
+from .trace import LARGEST_COUNT, LoadTrace, check_groups, check_top_k
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from . import metrics
 from ._arrays import Floats, Ints, Numbers
 from .errors import RefusedError
 from .placement import Placement
-from .trace import RouteTrace
+from .routes import RouteTrace
 from .visits import Pass, Tokens, all_starts, own_and_others, with_absent
 
 Rule: TypeAlias = Literal["even", "nearest"]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ._arrays import Floats, Ints, Numbers
-from .trace import RouteTrace
+from .routes import RouteTrace
 
 # Numbers in the largest array of a block of tokens: 2^16 float64 stay in a core's cache.
 _BLOCK = 2**16

@@ -29,7 +29,7 @@ LAYERS = [
         "report",
         "walk",
     },
-    {"topology", "trace", "placement", "synthetic", "model", "hardware"},
+    {"topology", "trace", "routes", "timeline", "placement", "synthetic", "model", "hardware"},
     {"errors", "_arrays"},
 ]
 APART = LAYERS[2]

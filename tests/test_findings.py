@@ -7,8 +7,10 @@ import pytest
 
 from eplb.errors import InputError
 from eplb.findings import RULES, inspect, listed, relative_error
+from eplb.routes import RouteTrace
 from eplb.synthetic import SHAPES, Shape, Traffic, generate, generate_routes
-from eplb.trace import LoadTrace, RouteTrace, add_scenario
+from eplb.timeline import add_scenario
+from eplb.trace import LoadTrace
 
 SHAPE = Shape(3, 16, 4)
 SOUND = generate(SHAPE, Traffic(num_windows=8, tokens=20000, skew=0.5, drift=0.1, seed=1))

@@ -5,7 +5,8 @@ import pytest
 
 from eplb.errors import RefusedError
 from eplb.model import Model
-from eplb.trace import LoadTrace, RouteTrace
+from eplb.routes import RouteTrace
+from eplb.trace import LoadTrace
 
 # Five decoder layers, the last three with experts, and one multi-token-prediction layer.
 MODEL = Model("deepseek_v3", 5, (2, 3, 4), 4, top_k=2, num_groups=2, mtp_layer_ids=(5,))

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eplb.errors import InputError
-from eplb.trace import LoadTrace, RouteTrace, add_scenario, join
+from eplb.routes import RouteTrace
+from eplb.timeline import add_scenario, join
+from eplb.trace import LoadTrace
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from eplb import traffic, visits
 from eplb.errors import RefusedError
 from eplb.placement import Placement, linear
-from eplb.trace import RouteTrace
+from eplb.routes import RouteTrace
 from eplb.traffic import Rule
 
 from .strategies import placements

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +16,9 @@ if TYPE_CHECKING:
     from ..scoring import Scored
 
 RULES_FILE = "eplb.toml"
+
+# The options that name files to read.
+_READ = ("plan", "baseline", "config", "model", "recorded_under")
 
 _EPILOG = """\b
 The plan is scored on the trace as `eplb simulate` does it, without windows that it was made from.
@@ -119,6 +121,7 @@ def _resolve(options: dict[str, Any]) -> str:
     from eplb.formats.rules import Rules, read_rules
     from eplb.study.limits import DEFAULT_TOLERANCE
 
+    _check_none_empty(options)
     rules = Rules() if options["config"] is None else read_rules(options["config"])
     where = "--fail-if" if options["fail_if"] else f"{options['config']}: fail_if"
     for key, value in rules._asdict().items():
@@ -129,6 +132,16 @@ def _resolve(options: dict[str, Any]) -> str:
         options[key] = options[key] and _from_here(options[key])
     options["traces"] = tuple(map(_from_here, options["traces"]))
     return where
+
+
+def _check_none_empty(options: dict[str, Any]) -> None:
+    """An empty value would pass for an option not given, and the gate would be without it."""
+    from eplb.errors import InputError
+
+    given = {f"--{key}": options[key] for key in ("plan", "baseline", "tolerance", "config")}
+    for name, value in [*given.items(), *(("TRACE", trace) for trace in options["traces"])]:
+        if value == "":
+            raise InputError(f"{name} is given and empty: a variable that is not set?")
 
 
 def _check_complete(options: dict[str, Any]) -> None:
@@ -174,17 +187,13 @@ def _limits(texts: tuple[str, ...], where: str) -> "list[Limit]":
 def _check(options: dict[str, Any]) -> None:
     """What is known to go wrong before a trace is read."""
     from eplb.errors import InputError
-    from eplb.formats import files
+
+    from ..outputs import check_output
 
     output, baseline = options["output"], options["baseline"]
     if output is not None:
-        read = [*options["traces"], options["plan"], baseline, options["config"]]
-        for path in read:
-            if path not in (None, "-") and Path(path).resolve() == Path(output).resolve():
-                raise InputError(
-                    f"-o {output} would overwrite a file that is read; give another name"
-                )
-        files.check_output(output, options["force"])
+        read = [*options["traces"], *map(options.get, _READ)]
+        check_output(output, options["force"], read)
     if baseline not in (None, "-") and not os.path.exists(baseline):
         raise InputError(f"{baseline} does not exist; to write it: {_update(options)}")
 
@@ -228,7 +237,8 @@ def _judge(
 def _scored(report: Any, scored: "Scored") -> str:
     """Which windows were scored, in a line."""
     num_windows, num_layers = len(report.windows), len(report.layer_ids)
-    text = f"{num_windows} windows × {num_layers} layers"
+    plurals = ["" if count == 1 else "s" for count in (num_windows, num_layers)]
+    text = f"{num_windows} window{plurals[0]} × {num_layers} layer{plurals[1]}"
     if scored.in_sample:
         return f"{text}, in-sample: also those that the plan was made from"
     if scored.left_out:

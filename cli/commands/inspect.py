@@ -45,7 +45,7 @@ def command(
     from eplb.errors import InputError
     from eplb.findings import RULES, inspect
     from eplb.formats.model_config import read_model
-    from eplb.trace import RouteTrace
+    from eplb.routes import RouteTrace
 
     from ..loading import count, read
 

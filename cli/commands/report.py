@@ -54,9 +54,13 @@ def command(**options: Any) -> None:
     from eplb.formats import files
     from eplb.formats.plans import read_plan
 
+    from ..outputs import check_output
+
     if options["output"] is None:
         raise InputError("where the page is to go is expected: -o report.html")
-    files.check_output(options["output"], options["force"])
+    read = [*options["traces"], *options["plans"], *options["walks"]]
+    read += map(options.get, ("sweep", "model", "recorded_under"))
+    check_output(options["output"], options["force"], read)
 
     from eplb.plotting import build_page
     from eplb.plotting.marks import require_matplotlib
@@ -73,7 +77,9 @@ def command(**options: Any) -> None:
     own, *further = ((names[path], report) for path, report in scored.reports.items())
     reports = {**scored.beside, **dict(further), own[0]: own[1]}
     report = own[1]
-    what = f"{len(report.windows)} windows of {', '.join(map(_name, options['traces']))}"
+    plural = "s" if len(report.windows) > 1 else ""
+    traces = ", ".join(map(_name, options["traces"]))
+    what = f"{len(report.windows)} window{plural} of {traces}"
     if scored.in_sample:
         what += ", in-sample: also those that a plan was made from"
     elif scored.left_out:
@@ -88,9 +94,13 @@ def command(**options: Any) -> None:
 
 
 def _labels(paths: Sequence[str]) -> dict[str, str]:
-    """What the page calls each file: its name, or its whole path where names are not distinct."""
-    short = {path: _name(path) for path in paths}
-    return short if len(set(short.values())) == len(short) else {path: path for path in paths}
+    """What the page calls each file: its name, or its whole path where names are not distinct from
+    each other and from what the plans are compared with."""
+    from ..scoring import LINEAR, PUBLISHED
+
+    short = {path: _name(path) for path in dict.fromkeys(paths)}
+    names = [*short.values(), LINEAR, PUBLISHED]
+    return short if len(set(names)) == len(names) else {path: path for path in paths}
 
 
 def _name(path: str) -> str:

@@ -31,6 +31,9 @@ Examples:
   eplb sweep --each mon.npz tue.npz wed.npz --gpus 32 --ray
 """
 
+# The options that name files to read.
+_READ = ("current", "model", "gpu_speed", "recorded_under")
+
 # What the options of planning that take one value there mean here.
 _SEVERAL = {
     "gpus": (Counts(1), "R,..", "EP ranks in all.  [default: 8]"),
@@ -82,15 +85,12 @@ def command(**options: Any) -> int:
     TRACE is recorded load: a file or folder that `eplb formats` lists, - for standard input.
     Several are one timeline in the order given, unless --each is.
     """
-    from eplb.formats import files
     from eplb.formats.sweeps import sweep_bytes
 
     from ..sweep_screen import PointProgress, name_of, summarise
     from ..sweeping import sweep
 
     _check_options(options)
-    if options["output"] is not None:
-        files.check_output(options["output"], options["force"] or options["resume"])
     progress = PointProgress(options["quiet"])
     with terminal.interruptible("ending the points that are under way") as interrupt:
 
@@ -122,18 +122,18 @@ for _param in command.params:
 
 def _check_options(options: dict[str, Any]) -> None:
     """Combinations that have no meaning here; the rest is judged where it is used."""
-    from pathlib import Path
-
     from eplb.errors import InputError
+
+    from ..outputs import check_output
 
     output = options["output"]
     if options["resume"] and output is None:
         raise InputError("--resume needs the file to go on with: -o FILE")
     if options["ray"] and options["jobs"] is not None:
         raise InputError("--jobs counts processes here; with --ray the cluster decides how many")
-    read = [path for path in (*options["traces"], options["current"]) if path not in (None, "-")]
-    if output and any(Path(path).resolve() == Path(output).resolve() for path in read):
-        raise InputError(f"-o {output} would overwrite a file that is read; give another name")
+    if output is not None:
+        read = [*options["traces"], *map(options.get, _READ)]
+        check_output(output, options["force"] or options["resume"], read)
 
 
 def _say_interrupted(swept: "Swept", output: str | None) -> None:

@@ -9,7 +9,8 @@ import orjson
 
 from .._arrays import Numbers
 from ..errors import InputError
-from ..trace import LoadTrace, RouteTrace
+from ..routes import RouteTrace
+from ..trace import LoadTrace
 from .recorders.experts import by_expert
 from .source import Hints, Source
 

@@ -5,7 +5,8 @@ from typing import NamedTuple
 from ..errors import EplbError, InputError, RefusedError
 from ..model import Model
 from ..placement import Placement
-from ..trace import LoadTrace, RouteTrace
+from ..routes import RouteTrace
+from ..trace import LoadTrace
 from . import files, native
 from .recorders import (
     arrays,

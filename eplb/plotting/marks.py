@@ -112,7 +112,9 @@ def upright(x: Numbers, low: Numbers, high: Numbers) -> tuple[Floats, Floats]:
 
 
 def plain(name: str) -> str:
-    """A name as it is: no formula between dollars, and not left out for a leading underscore."""
+    """A name as it is: no formula between dollars, and not left out for a leading underscore; what
+    no font has, as bytes that are no text, replaced."""
+    name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
     name = name.replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from .._arrays import Ints
 from ..errors import InputError
-from ..trace import LoadTrace, RouteTrace
+from ..routes import RouteTrace
+from ..trace import LoadTrace
 from .batches import Batch, has_cache, read_batch
 from .routers import find_taps
 from .tally import Forward, Tally

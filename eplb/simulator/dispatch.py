@@ -22,7 +22,7 @@ from .. import metrics, traffic
 from .._arrays import Floats, Ints, Numbers
 from ..errors import InputError
 from ..placement import Placement
-from ..trace import RouteTrace
+from ..routes import RouteTrace
 
 # Numbers in the largest array of a block of windows: 2^22 int64 are 32 MB.
 _BLOCK = 2**22

@@ -10,8 +10,9 @@ from .._arrays import Floats, Ints
 from ..errors import InputError, RefusedError
 from ..placement import Placement
 from ..report import Report
+from ..timeline import with_shared_experts
 from ..topology import Topology
-from ..trace import LoadTrace, how_layers_differ, with_shared_experts
+from ..trace import LoadTrace, how_layers_differ
 
 # From a trace of the placed layers, and the numbers of its windows, to the tokens that each slot
 # serves, of shape (W, L, S).

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import metrics
-from .._arrays import Floats
+from .._arrays import Floats, Ints
 from ..placement import Placement
 from ..plan import Plan
 from ..problem import Problem
@@ -25,7 +25,7 @@ from ..walk import walk_forward
 _CUTS = (0.4, 0.55, 0.7, 0.85, 1.0)
 # Fewer windows than this say nothing of drift.
 SHORTEST = 8
-# A back-test of so many layers, evenly spaced, stands for all.
+# So many layers, evenly spaced, stand for all.
 _LAYERS = 6
 
 
@@ -47,7 +47,7 @@ def back_test(
     timeline = (problem.scenario == 0) & (problem.loads.sum(axis=(1, 2)) > 0)
     if timeline.sum() < SHORTEST:
         return None
-    rows = np.unique(np.linspace(0, problem.num_layers - 1, _LAYERS).round().astype(int))
+    rows = sample_of_layers(problem.num_layers)
     loads = problem.loads[timeline][:, rows]
     weight = problem.window_weight[timeline]
     cuts = [int(cut * len(loads)) for cut in _CUTS]
@@ -71,6 +71,11 @@ def back_test(
     best = max(tried, key=lambda name: (tried[name], name == WINDOWS.name))
     spread = float(np.std(scores[best], ddof=1) / np.sqrt(len(scores[best])))
     return BackTest(best, tried[best], spread, tried)
+
+
+def sample_of_layers(num_layers: int) -> Ints:
+    """The rows of a few layers that stand for all."""
+    return np.unique(np.linspace(0, num_layers - 1, _LAYERS).round().astype(np.int64))
 
 
 def plan_ahead(
@@ -98,7 +103,7 @@ def plan_ahead(
     return replace(plan, summary=summary), tested
 
 
-def _part(problem: Problem, loads: Floats, weight: Floats, rows: Any) -> Problem:
+def _part(problem: Problem, loads: Floats, weight: Floats, rows: Ints) -> Problem:
     """The problem of some layers in some windows, planned afresh: budgets bind the whole."""
     return replace(
         problem,

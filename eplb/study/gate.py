@@ -130,8 +130,8 @@ def _unlike(report: Report, baseline: Baseline, in_sample: bool) -> list[str]:
         if then is not None and then != now:
             notes.append(f"{baseline.name} was scored on {then} {what}, this plan on {now}")
     if baseline.in_sample is not None and baseline.in_sample != in_sample:
-        which = "the baseline has" if baseline.in_sample else "this has and the baseline has not"
-        notes.append(f"{which} windows that its plan was made from among those scored")
+        which, other = ("the baseline", "this") if baseline.in_sample else ("this", "the baseline")
+        notes.append(f"{which} is in-sample, scored also on windows planned for; {other} is not")
     return notes
 
 

@@ -9,10 +9,11 @@ import numpy as np
 from ..errors import InfeasibleError
 from ..problem import Problem
 from ..solver.layer_planner import Settings
+from .backtest import sample_of_layers
 from .sweep import Point, Setting, held_out, plan_at, scored, study_of, usual_redundant
 
-# To find a knee quickly, its curve is drawn of so many layers, evenly spaced, at this effort.
-_LAYERS, _EFFORT = 6, 0.3
+# To find a knee quickly, its curve is drawn of a sample of layers, at this effort.
+_EFFORT = 0.3
 # A knee is a bend, and two points have none.
 _FEWEST_FOR_KNEE = 3
 
@@ -94,7 +95,7 @@ def find_knee(problem: Problem, max_slots_per_rank: int | None = None) -> Knee:
 
 def _sample(problem: Problem) -> Problem:
     """A few layers of a problem, planned afresh."""
-    rows = np.unique(np.linspace(0, problem.num_layers - 1, _LAYERS).round().astype(int))
+    rows = sample_of_layers(problem.num_layers)
     return replace(
         problem,
         loads=problem.loads[:, rows],

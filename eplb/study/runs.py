@@ -6,12 +6,13 @@ sweep does not depend on which.
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib import import_module
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import InfeasibleError, InputError
@@ -134,11 +135,20 @@ def _take_seat(
     studies: Sequence[Study], halt: Any, next_seat: Any, shares: Sequence[set[int]]
 ) -> None:
     """Begin a process: it gets its share of the cores, as each plans with all cores it has."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with next_seat.get_lock():
         seat = next_seat.value
         next_seat.value += 1
     os.sched_setaffinity(0, shares[seat % len(shares)])
     _given.update(studies=studies, stop=halt.is_set)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is gone, which may have been killed before it could ask."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(task: Task) -> Point | Skipped | None:

@@ -19,10 +19,10 @@ from ..errors import InfeasibleError
 from ..placement import Placement
 from ..plan import Plan
 from ..problem import Problem, check_slots
+from ..routes import RouteTrace
 from ..solver.layer_planner import Settings
 from ..solver.solve import Strategy, solve
 from ..topology import Topology
-from ..trace import RouteTrace
 from ..traffic import off_home_share, route_traffic
 from .backtest import SHORTEST, plan_ahead
 from .survival import survival
@@ -132,22 +132,27 @@ def usual_redundant(num_experts: int, topology: Topology) -> list[int]:
     return [count * topology.num_ranks - num_experts for count in slots]
 
 
-def resized(problem: Problem, setting: Setting) -> Problem:
-    """The problem in the sizes of a setting.
+def resized(study: Study, setting: Setting) -> Problem:
+    """The problem of a study in the sizes of a setting.
 
     Raises
     ------
     InfeasibleError
-        When no placement has them.
+        When no placement has them, or they take more memory than the budget.
     """
+    problem = study.problem
     topology = replace(problem.topology, num_ranks=setting.gpus, num_nodes=setting.nodes)
     num_slots = problem.num_experts + setting.redundant
     check_slots(problem.num_experts, num_slots, topology)
+    slots_per_rank = num_slots // setting.gpus
+    needed = slots_per_rank * problem.num_layers * (problem.expert_bytes or 0)
+    if study.budget_bytes is not None and needed > study.budget_bytes:
+        raise InfeasibleError(
+            f"{slots_per_rank} slots a GPU and layer are {needed / 2**30:.2f} GiB a GPU, more than"
+            f" --budget-gib {study.budget_bytes / 2**30:.4g}"
+        )
     return replace(
-        problem,
-        topology=topology,
-        slots_per_rank=num_slots // setting.gpus,
-        max_moves=setting.max_moves,
+        problem, topology=topology, slots_per_rank=slots_per_rank, max_moves=setting.max_moves
     )
 
 
@@ -159,7 +164,7 @@ def plan_at(study: Study, setting: Setting, stop: Callable[[], bool] = lambda: F
     InfeasibleError
         When no placement has these sizes, or a budget is out of reach.
     """
-    problem = resized(study.problem, setting)
+    problem = resized(study, setting)
     if study.back_test:
         return plan_ahead(problem, study.settings, stop)[0]
     return solve(problem, study.strategy, settings=study.settings, repair=study.repair, stop=stop)
@@ -181,8 +186,7 @@ def measure(study: Study, setting: Setting, stop: Callable[[], bool] = lambda: F
     InfeasibleError
         When no placement has these sizes, or a budget is out of reach.
     """
-    problem = resized(study.problem, setting)
-    memory = _memory(study, problem)
+    problem = resized(study, setting)
     plan = plan_at(study, setting, stop)
     ahead = held_out(study, plan.placement)
     point: Point = {
@@ -190,7 +194,7 @@ def measure(study: Study, setting: Setting, stop: Callable[[], bool] = lambda: F
         "slots_per_gpu": problem.slots_per_rank,
         "held_out": None if ahead is None else {key: getattr(ahead, key) for key in _BALANCE},
         "planned": {key: plan.summary[key] for key in (*_BALANCE, "max_gap")},
-        **memory,
+        **_memory(study, problem),
     }
     if problem.current is not None:
         point |= {key: plan.summary[key] for key in ("moves", "moved_bytes") if key in plan.summary}
@@ -220,9 +224,9 @@ def digest(study: Study, setting: Setting) -> str:
     Raises
     ------
     InfeasibleError
-        When no placement has these sizes.
+        When no placement has these sizes, or they take more memory than the budget.
     """
-    state = xxhash.xxh3_128(resized(study.problem, setting).digest().encode())
+    state = xxhash.xxh3_128(resized(study, setting).digest().encode())
     if study.ahead is not None:
         state.update(study.ahead.astype("<f8").data)
         weight = study.ahead_weight
@@ -252,14 +256,11 @@ def _memory(study: Study, problem: Problem) -> dict[str, int]:
     if problem.expert_bytes is None:
         return {}
     layer_bytes = problem.num_layers * problem.expert_bytes
-    needed = problem.slots_per_rank * layer_bytes
-    if study.budget_bytes is not None and needed > study.budget_bytes:
-        raise InfeasibleError(
-            f"{problem.slots_per_rank} slots a GPU and layer are {needed / 2**30:.2f} GiB a GPU,"
-            f" more than --budget-gib {study.budget_bytes / 2**30:.4g}"
-        )
     more, num_ranks = problem.num_redundant * layer_bytes, problem.topology.num_live_ranks
-    sizes = {"bytes_per_gpu": needed, "redundant_bytes_per_gpu": -(-more // num_ranks)}
+    sizes = {
+        "bytes_per_gpu": problem.slots_per_rank * layer_bytes,
+        "redundant_bytes_per_gpu": -(-more // num_ranks),
+    }
     if study.kv_bytes_per_token is not None:
         sizes["kv_tokens_lost_per_gpu"] = -(-more // (num_ranks * study.kv_bytes_per_token))
     return sizes

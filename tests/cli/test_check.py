@@ -174,6 +174,9 @@ def test_a_baseline_that_is_missing_says_how_to_make_it() -> None:
         (["new.npz", "--plan", "plan.json", "--baseline", "report.json", "-o", "./report.json",
           "--force"], 2, "would overwrite a file that is read"),
         (["--config", "none.toml"], 2, "none.toml cannot be read"),
+        (["new.npz", "--plan", "plan.json", "--fail-if", HELD, "--baseline", ""], 2,
+         "--baseline is given and empty"),
+        (["new.npz", "", "--plan", "plan.json", "--fail-if", HELD], 2, "TRACE is given and empty"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_judged(args: list[str], code: int, message: str) -> None:

@@ -1,6 +1,7 @@
 """`eplb report` as a stranger uses it."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -99,6 +100,34 @@ def test_files_of_one_name_are_told_apart_by_their_paths(
     assert str(twin) in out.read_text() and str(folder / "new.json") in out.read_text()
 
 
+@pytest.mark.parametrize("name", ["linear", "deepseek"])
+def test_files_named_as_what_plans_are_compared_with_stand_for_themselves(
+    folder: Path, out: Path, tmp_path: Path, name: str
+) -> None:
+    """Plans and walks alike are then called by their paths."""
+    twins = [tmp_path / kind / name for kind in ("plans", "walks")]
+    for twin, original in zip(twins, ("new.json", "walk.json"), strict=True):
+        twin.parent.mkdir()
+        twin.write_bytes((folder / original).read_bytes())
+    args = (folder / "loads.json", "--plan", twins[0], "-o", out)
+    assert eplb("report", *args).code == 0
+    page = out.read_text()
+    assert f"<h1>{twins[0]}</h1>" in page and page.count(" → ") == 4
+    plan = ("--plan", folder / "new.json", "--walk", twins[1])
+    assert eplb("report", folder / "loads.json", *plan, "-o", out, "--force").code == 0
+    page = out.read_text()
+    assert f">{twins[1]}</text>" in page and f">{name}</text>" in page
+
+
+def test_names_of_files_may_be_no_text(folder: Path, out: Path, tmp_path: Path) -> None:
+    """Bytes that are no UTF-8 are shown as such."""
+    plan = Path(os.fsdecode(os.fsencode(tmp_path) + b"/p\xff.json"))
+    plan.write_bytes((folder / "new.json").read_bytes())
+    ending = eplb("report", folder / "loads.json", "--plan", plan, "-o", out)
+    assert ending.code == 0, ending.err
+    assert ">p\N{REPLACEMENT CHARACTER}.json</text>" in out.read_text()
+
+
 def test_mistakes_are_found_before_the_work(folder: Path, out: Path) -> None:
     """Each with its code and its reason, and no page."""
     loads, plan = folder / "loads.json", ("--plan", folder / "new.json")
@@ -109,7 +138,8 @@ def test_mistakes_are_found_before_the_work(folder: Path, out: Path) -> None:
     for args, code, message in (
         ((loads, *plan), 2, "-o report.html"),
         ((loads, "-o", out), 2, "--plan"),
-        ((loads, *plan, "-o", loads), 2, "exists; --force overwrites it"),
+        ((loads, *plan, "-o", folder / "old.json"), 2, "exists; --force overwrites it"),
+        ((loads, *plan, "-o", plan[1], "--force"), 2, "would overwrite a file that is read"),
         ((loads, *plan, "-o", out, "--walk", plan[1]), 2, "new.json: the format is 'eplb-plan'"),
         ((loads, *plan, "-o", out, "--sweep", loads), 2, "loads.json: the format is 'list'"),
         ((loads, *plan, "-o", out, "--sweep", "no.json"), 2, "no.json cannot be read"),

@@ -12,8 +12,9 @@ import pytest
 from eplb import metrics
 from eplb.formats.plans import read_plan
 from eplb.formats.traces import read_trace, write_trace
+from eplb.routes import RouteTrace
 from eplb.simulator.active import dynamic_redundancy
-from eplb.trace import LoadTrace, RouteTrace
+from eplb.trace import LoadTrace
 
 from ..helpers import SAMPLES, eplb, random_loads
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,14 @@ def test_traces_can_be_swept_each_by_itself(loads: Path, tmp_path: Path) -> None
     assert eplb("sweep", "--each", loads, loads, "--gpus", 4).code == 2
 
 
+def test_names_of_traces_may_be_no_text(loads: Path, tmp_path: Path) -> None:
+    """Bytes that are no UTF-8 are escaped."""
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/t\xff.json"))
+    odd.write_bytes(loads.read_bytes())
+    (point,) = _sweep("--each", odd, "--gpus", 4, "--redundant", 4)["points"]
+    assert point["trace"] == f"{tmp_path}/t\\udcff.json"
+
+
 def test_processes_and_file_names_change_no_byte(loads: Path, tmp_path: Path) -> None:
     """One process or two, file or standard output."""
     args = ("sweep", loads, "--gpus", "2,4", "--redundant", "0:8", "--effort", "fast", "--json")
@@ -202,21 +210,50 @@ def test_ctrl_c_without_a_file(loads: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert len([line for line in ending.out.splitlines() if line.startswith("   4")]) == 2
 
 
-def test_ctrl_c_reaches_processes(tmp_path: Path) -> None:
-    """Two of them on a long sweep: both end at once, their finished points are kept, and nobody
-    prints a traceback."""
-    out = tmp_path / "sweep.json"
-    args = ("sweep", SAMPLES / "tiny-dsv3.npz", "--redundant", "0:448", "--effort", "best")
-    process = spawn(*args, "--jobs", 2, "-o", out, start_new_session=True)
+def _begin_long_sweep(folder: Path) -> tuple["subprocess.Popen[str]", Path]:
+    """A sweep in two processes whose first points are done, while others will take long."""
+    out, short = folder / "sweep.json", folder / "short.json"
+    short.write_text(json.dumps([EIGHT_EXPERTS.tolist()]))
+    args = ("sweep", "--each", short, SAMPLES / "tiny-dsv3.npz", "--redundant", "0:448")
+    process = spawn(*args, "--effort", "best", "--jobs", 2, "-o", out, start_new_session=True)
     for _ in range(600):
         if out.exists() or process.poll() is not None:
             break
         time.sleep(0.1)
+    return process, out
+
+
+def test_ctrl_c_reaches_processes(tmp_path: Path) -> None:
+    """Two of them on a long sweep: both end at once, their finished points are kept, and nobody
+    prints a traceback."""
+    process, out = _begin_long_sweep(tmp_path)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: everyone in the foreground
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert json.loads(out.read_text())["complete"] is False
+
+
+def test_a_killed_sweep_leaves_no_process(tmp_path: Path) -> None:
+    """Its processes end without being asked: whoever was to ask is gone."""
+    process, _ = _begin_long_sweep(tmp_path)
+    process.kill()
+    try:
+        process.communicate(timeout=60)  # which ends when none is left to write
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_smaller_budget_holds_for_points_that_are_kept(loads: Path, tmp_path: Path) -> None:
+    """They are left out, as in a sweep from the start."""
+    out, whole = tmp_path / "sweep.json", tmp_path / "whole.json"
+    args = ("sweep", loads, "--gpus", 4, "--redundant", "0:8", "--expert-bytes", 2**30, *QUICK)
+    assert eplb(*args, "-o", out).code == 0
+    ending = eplb(*args, "--budget-gib", 15, "-o", out, "--resume")
+    assert "2 of 3 points are taken from" in ending.err
+    assert eplb(*args, "--budget-gib", 15, "-o", whole).code == 0
+    assert out.read_bytes() == whole.read_bytes()
 
 
 def test_resuming_takes_only_what_is_the_same(loads: Path, tmp_path: Path) -> None:

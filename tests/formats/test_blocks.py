@@ -11,7 +11,9 @@ import pytest
 from eplb.errors import InputError
 from eplb.formats.blocks import read_blocks, streams
 from eplb.formats.traces import write_trace
-from eplb.trace import LoadTrace, RouteTrace, join
+from eplb.routes import RouteTrace
+from eplb.timeline import join
+from eplb.trace import LoadTrace
 
 LOADS = np.random.default_rng(0).poisson(30.0, (7, 2, 4))
 

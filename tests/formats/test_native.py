@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from eplb.errors import InputError
 from eplb.formats.traces import read_trace, write_trace
-from eplb.trace import LoadTrace, RouteTrace
+from eplb.routes import RouteTrace
+from eplb.trace import LoadTrace
 
 # The trace of the file's documentation.
 DOCUMENTED = """{"format": "eplb-trace", "version": 1, "model": "deepseek-v3", "layer_ids": [3, 4],

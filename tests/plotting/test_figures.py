@@ -250,6 +250,13 @@ def test_names_are_no_formulas(ax: Axes) -> None:
     assert [name.strip().replace("\\$", "$") for name in names(ax)] == list(odd)
 
 
+def test_names_may_hold_bytes_that_are_no_text(ax: Axes) -> None:
+    """As names of files may; control characters, which no picture can hold, are replaced too."""
+    plotting.balance_by_layer({"b\udcff\x1b\n.json": report()}, ax)
+    ax.figure.draw_without_rendering()
+    assert names(ax) == ["b\ufffd\ufffd\ufffd.json"]
+
+
 def test_matplotlib_is_asked_for_by_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has to guess what to install."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from eplb.errors import InputError
 from eplb.formats.traces import read_trace, write_trace
+from eplb.routes import RouteTrace
 from eplb.runtime import LoadRecorder, tally
-from eplb.trace import LoadTrace, RouteTrace
+from eplb.trace import LoadTrace
 
 from ..helpers import ROOT
 from .families import (

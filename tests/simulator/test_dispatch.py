@@ -11,8 +11,8 @@ from scipy.optimize import linprog
 from eplb import metrics, traffic
 from eplb.errors import InputError, RefusedError
 from eplb.placement import Placement, linear
+from eplb.routes import RouteTrace
 from eplb.simulator import dispatch
-from eplb.trace import RouteTrace
 
 from ..helpers import random_loads
 from ..strategies import placements

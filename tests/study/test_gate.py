@@ -161,7 +161,7 @@ def test_what_cannot_be_compared_is_named() -> None:
     assert notes == [
         "old.json was scored on 5 windows, this plan on 2",
         "old.json was scored on 58 layers, this plan on 3",
-        "the baseline has windows that its plan was made from among those scored",
+        "the baseline is in-sample, scored also on windows planned for; this is not",
         "worst_balancedness is not compared: only this report has it",
         "p95_balancedness is not compared: only this report has it",
         "efficiency is not compared: only this report has it",

@@ -237,12 +237,12 @@ def test_sizes_that_cannot_be() -> None:
     """Slots that do not divide, nodes that do not, GPUs that do not exist."""
     one = problem(random_loads(8, 1, 1, 8), 4, 2)
     with pytest.raises(InfeasibleError, match="--redundant 0 or 4 would"):
-        resized(one, Setting(4, 1, 2))
+        resized(Study(one), Setting(4, 1, 2))
     with pytest.raises(InfeasibleError, match="--nodes"):
-        resized(one, Setting(4, 3, 0))
+        resized(Study(one), Setting(4, 3, 0))
     far = Problem(one.loads, Topology(4, excluded_ranks=(3,)), 4)
     with pytest.raises(InputError, match="--exclude-gpu 3"):
-        resized(far, Setting(2, 1, 0))
+        resized(Study(far), Setting(2, 1, 0))
 
 
 def test_digests_know_what_a_point_depends_on() -> None:

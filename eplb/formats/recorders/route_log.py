@@ -8,7 +8,7 @@ import numpy as np
 
 from ..._arrays import Ints
 from ...errors import InputError
-from ...trace import RouteTrace
+from ...routes import RouteTrace
 from ..source import Hints, Source
 from .experts import largest_expert
 from .records import check_once, each, first, keys_of, whole

@@ -11,7 +11,7 @@ import numpy as np
 from ..._arrays import Bools, Ints
 from ...errors import InputError, RefusedError
 from ...model import Model
-from ...trace import RouteTrace
+from ...routes import RouteTrace
 from .. import files
 from ..source import Hints, Source
 from .experts import largest_expert

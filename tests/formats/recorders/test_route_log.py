@@ -10,7 +10,7 @@ import pytest
 from eplb.errors import InputError, RefusedError
 from eplb.formats.recorders import route_log
 from eplb.formats.source import Hints, Source
-from eplb.trace import RouteTrace
+from eplb.routes import RouteTrace
 
 HEAD = {"type": "meta", "model_id": "org/moe", "top_k": 2, "layers_logged": [1, 4], "seed": 1}
 HINTS = Hints(num_experts=8)

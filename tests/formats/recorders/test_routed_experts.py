@@ -13,7 +13,7 @@ from eplb.errors import EplbError, InputError, RefusedError
 from eplb.formats.recorders import routed_experts
 from eplb.formats.source import Hints, Source
 from eplb.model import Model
-from eplb.trace import RouteTrace
+from eplb.routes import RouteTrace
 
 # One dense layer and two with four experts, two for each token.
 MODEL = Model("tiny", num_layers=3, moe_layer_ids=(1, 2), num_experts=4, top_k=2)

@@ -17,7 +17,8 @@ from eplb.formats.recorders import sglang
 from eplb.formats.recorders.sglang.stat import time_order
 from eplb.formats.source import Hints, Source
 from eplb.formats.traces import read_trace
-from eplb.trace import LoadTrace, RouteTrace
+from eplb.routes import RouteTrace
+from eplb.trace import LoadTrace
 
 # Two layers (the first is dense), three experts on four slots; layer 1 holds expert 0 twice.
 MAP = [[0, 1, 2, 0], [0, 0, 1, 2]]

@@ -8,7 +8,8 @@ one CSV a rank (`table`). People also keep the counts as JSON.
 from collections.abc import Mapping
 
 from ....errors import InputError
-from ....trace import LoadTrace, RouteTrace
+from ....routes import RouteTrace
+from ....trace import LoadTrace
 from ...source import Hints, Source
 from .passes import read_passes
 from .stat import read_json, read_stat

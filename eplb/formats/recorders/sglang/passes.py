@@ -8,7 +8,8 @@ import numpy as np
 
 from ...._arrays import Bools, Ints
 from ....errors import InputError
-from ....trace import LoadTrace, RouteTrace
+from ....routes import RouteTrace
+from ....trace import LoadTrace
 from ...source import Hints, Source
 from ..experts import check_experts
 from ..passes import pass_windows

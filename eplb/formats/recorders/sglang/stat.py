@@ -7,7 +7,8 @@ import numpy as np
 
 from ...._arrays import Bools, Ints, Numbers
 from ....errors import InputError
-from ....trace import LoadTrace, join
+from ....timeline import join
+from ....trace import LoadTrace
 from ...native import as_windows, nested_array
 from ...source import Hints, Source
 from ..experts import check_experts

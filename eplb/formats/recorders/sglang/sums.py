@@ -7,7 +7,8 @@ import numpy as np
 
 from ...._arrays import Ints
 from ....errors import InputError
-from ....trace import LoadTrace, RouteTrace
+from ....routes import RouteTrace
+from ....trace import LoadTrace
 from .records import Record
 
 
