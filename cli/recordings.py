@@ -12,6 +12,7 @@ from eplb.formats.model_config import read_model
 from eplb.formats.source import Hints
 from eplb.plan import Plan
 from eplb.routes import RouteTrace
+from eplb.timeline import routes_with_shared_experts
 from eplb.trace import LoadTrace
 
 from . import terminal
@@ -34,7 +35,7 @@ class Recording(NamedTuple):
             return self._replace(routes=None)
         row = {layer: index for index, layer in enumerate(routes.layer_ids.tolist())}
         routes = routes.rows(np.array([row[layer] for layer in layer_ids.tolist()]))
-        return self._replace(routes=_with_shared_experts(routes, num_shared))
+        return self._replace(routes=routes_with_shared_experts(routes, num_shared))
 
 
 def read_recording(options: Mapping[str, Any]) -> Recording:
@@ -78,21 +79,6 @@ def _blocks(options: Mapping[str, Any]) -> Iterator[LoadTrace]:
         for note in reading.notes:
             terminal.remark(f"{path}: {note}", options["quiet"])
         yield count(path, reading, *cut)
-
-
-def _with_shared_experts(routes: RouteTrace, num_shared: int) -> RouteTrace:
-    """The routes with shared experts, which have the last ids, as experts of every token."""
-    if not num_shared:
-        return routes
-    experts = routes.experts.astype(np.int32)
-    shared = routes.num_experts + np.arange(num_shared, dtype=np.int32)
-    every = np.where((experts >= 0).any(axis=2, keepdims=True), shared, np.int32(-1))
-    return replace(
-        routes,
-        experts=np.concatenate([experts, every], axis=2),
-        num_experts=routes.num_experts + num_shared,
-        num_groups=None,
-    )
 
 
 def with_top_k(

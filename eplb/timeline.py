@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from .errors import InputError
+from .routes import RouteTrace
 from .trace import LoadTrace, how_layers_differ
 
 _METADATA = ("num_groups", "top_k", "window_steps", "phase", "model")
@@ -91,6 +92,21 @@ def with_shared_experts(trace: LoadTrace, num_shared: int) -> LoadTrace:
         trace,
         tokens=np.concatenate([trace.tokens, shared], axis=2),
         top_k=trace.top_k + num_shared,
+        num_groups=None,
+    )
+
+
+def routes_with_shared_experts(routes: RouteTrace, num_shared: int) -> RouteTrace:
+    """The routes with shared experts, which have the last ids, as experts of every token."""
+    if not num_shared:
+        return routes
+    experts = routes.experts.astype(np.int32)
+    shared = routes.num_experts + np.arange(num_shared, dtype=np.int32)
+    every = np.where((experts >= 0).any(axis=2, keepdims=True), shared, np.int32(-1))
+    return replace(
+        routes,
+        experts=np.concatenate([experts, every], axis=2),
+        num_experts=routes.num_experts + num_shared,
         num_groups=None,
     )
 

@@ -8,7 +8,7 @@ from .placement import Placement
 
 # From the windows that may be seen and the placement that is live (None at first) to the placement
 # that serves what follows; the live one itself when nothing is to change.
-Planner = Callable[[slice, Placement | None], Placement]
+Choose = Callable[[slice, Placement | None], Placement]
 
 
 class Stretch(NamedTuple):
@@ -20,12 +20,12 @@ class Stretch(NamedTuple):
 
 
 def walk_forward(
-    edges: Sequence[int], plan: Planner, history: int | None = None
+    edges: Sequence[int], choose: Choose, history: int | None = None
 ) -> Iterator[Stretch]:
-    """Serve the windows between neighbouring `edges` each with what `plan` makes of the windows
+    """Serve the windows between neighbouring `edges` each with what `choose` makes of the windows
     before them: the last `history` of them, or all. No window is served by a plan that saw it."""
     current: Placement | None = None
     for first, end in pairwise(edges):
         seen = slice(0 if history is None else max(0, first - history), first)
-        current = plan(seen, current)
+        current = choose(seen, current)
         yield Stretch(first, end, current)

@@ -54,8 +54,6 @@ def command(
     verbose: bool,
 ) -> None:
     """Write the file with which an engine starts with a plan, and print the flags to start with."""
-    from pathlib import Path
-
     from eplb.errors import InputError
     from eplb.formats import files
     from eplb.formats.maps import ENGINES as MODULES
@@ -63,12 +61,12 @@ def command(
     from eplb.formats.model_config import read_model
     from eplb.formats.plans import read_plan
 
+    from ..outputs import check_output
+
     if output is None and as_json:
         raise InputError("--json describes the file that is written; -o FILE names it")
     if output is not None:
-        if plan_file != "-" and Path(plan_file).resolve() == Path(output).resolve():
-            raise InputError(f"-o {output} would overwrite the plan; give another name")
-        files.check_output(output, force)
+        check_output(output, force, [plan_file])
     plan = read_plan(plan_file)
     structure = None if model is None else read_model(model)
     name = output or f"FILE{MODULES[engine].ENDINGS[0]}"

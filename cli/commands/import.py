@@ -83,19 +83,16 @@ class LayerList(click.ParamType[tuple[int, ...]]):
 @output_options
 def command(**options: Any) -> None:
     """Read an engine's placement map into a plan; without -o the plan itself is printed."""
-    from pathlib import Path
-
-    from eplb.errors import InputError
     from eplb.formats import files
     from eplb.formats.maps import import_map
     from eplb.formats.model_config import read_model
     from eplb.formats.plans import plan_bytes
 
+    from ..outputs import check_output
+
     map_file, output = options["map_file"], options["output"]
     if output is not None:
-        if map_file != "-" and Path(map_file).resolve() == Path(output).resolve():
-            raise InputError(f"-o {output} would overwrite the map; give another name")
-        files.check_output(output, options["force"])
+        check_output(output, options["force"], [map_file])
     plan, notes = import_map(
         map_file,
         options["engine"],

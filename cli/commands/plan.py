@@ -76,13 +76,15 @@ def command(**options: Any) -> int:  # fmt: skip
     from eplb.formats.plans import plan_bytes, read_plan
 
     from ..loading import load
+    from ..outputs import check_output
     from ..plan_summary import summarise
 
     quiet, begin = options["quiet"], time.monotonic()
     _check_options(options)
     model = resolve(options)
     if options["output"] is not None:
-        files.check_output(options["output"], options["force"])
+        read = [*options["traces"], *(path for path, _ in options["scenarios"])]
+        check_output(options["output"], options["force"], read)
     current = None if options["current"] is None else read_plan(options["current"])
     loaded = load(
         options["traces"],
@@ -121,8 +123,6 @@ def command(**options: Any) -> int:  # fmt: skip
 
 def _check_options(options: dict[str, Any]) -> None:
     """Combinations that have no meaning here; the rest is judged where it is used."""
-    from pathlib import Path
-
     from eplb.errors import InputError
 
     if options["frontier"] and options["strategy"] != "auto":
@@ -130,9 +130,6 @@ def _check_options(options: dict[str, Any]) -> None:
     if options["frontier"] and options["current"] is None:
         raise InputError("--frontier draws balance against moves from a live plan: --current PLAN")
     inputs = [*options["traces"], *(path for path, _ in options["scenarios"])]
-    output = options["output"]
-    if output and any(p != "-" and Path(p).resolve() == Path(output).resolve() for p in inputs):
-        raise InputError(f"-o {output} would overwrite a trace that is read; give another name")
     if options["current"] == "-" and "-" in inputs:
         raise InputError("standard input (-) can be read once only")
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,27 @@ def parse_json(data: bytes, name: str) -> Any:
                     " loads must be finite numbers"
                 ) from None
         raise InputError(f"{where}: not valid JSON: {error.msg.split(': line')[0]}") from None
+
+
+def read_own(path: str, what: str, kind: str, version: int) -> Mapping[str, Any]:
+    """The object in a JSON file of this project: `what` it is, its format's name and version.
+
+    Raises
+    ------
+    InputError
+        When it is something else, or of another version.
+    """
+    name = name_of(path)
+    content = parse_json(read_bytes(path), name)
+    if not isinstance(content, Mapping) or content.get("format") != kind:
+        found = content.get("format") if isinstance(content, Mapping) else type(content).__name__
+        raise InputError(f"{name}: the format is {found!r}; a {what} ({kind!r}) is expected")
+    if content.get("version") != version:
+        raise InputError(
+            f"{name}: the {what} is version {content.get('version')!r}; this eplb reads version"
+            f" {version}"
+        )
+    return content
 
 
 def read_npz(data: bytes, name: str) -> dict[str, Numbers]:

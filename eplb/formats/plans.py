@@ -74,21 +74,14 @@ def read_plan(path: str) -> Plan:
         When it was edited after it was planned.
     """
     name = files.name_of(path)
-    content = files.parse_json(files.read_bytes(path), name)
+    content = files.read_own(path, "plan", FORMAT, VERSION)
     try:
         return _plan(content)
     except EplbError as error:
         raise type(error)(f"{name}: {error}") from None
 
 
-def _plan(content: Any) -> Plan:
-    if not isinstance(content, Mapping) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, Mapping) else type(content).__name__
-        raise InputError(f"the format is {found!r}; a plan ({FORMAT!r}) is expected")
-    if content.get("version") != VERSION:
-        raise InputError(
-            f"the plan is version {content.get('version')!r}; this eplb reads version {VERSION}"
-        )
+def _plan(content: Mapping[str, Any]) -> Plan:
     content = {key: value for key, value in content.items() if value is not None}
     missing = [key for key in _REQUIRED if key not in content]
     if missing:

@@ -28,8 +28,8 @@ def report_bytes(report: Report, extra: Mapping[str, Any] | None = None) -> byte
     return b"{\n" + b",\n".join(key + b": " + value for key, value in lines) + b"\n}\n"
 
 
-def read_summary(path: str) -> dict[str, float]:
-    """The named figures of a report file; `-` is standard input.
+def read_report(path: str) -> Mapping[str, Any]:
+    """The content of a report file, whose `summary` holds named figures; `-` is standard input.
 
     Raises
     ------
@@ -37,21 +37,14 @@ def read_summary(path: str) -> dict[str, float]:
         When it is no report; the message begins with its name.
     """
     name = files.name_of(path)
-    content = files.parse_json(files.read_bytes(path), name)
-    if not isinstance(content, Mapping) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, Mapping) else type(content).__name__
-        raise InputError(f"{name}: the format is {found!r}; a report ({FORMAT!r}) is expected")
-    if content.get("version") != VERSION:
-        raise InputError(
-            f"{name}: the report is version {content.get('version')!r}; this eplb reads {VERSION}"
-        )
+    content = files.read_own(path, "report", FORMAT, VERSION)
     summary = content.get("summary")
     if not isinstance(summary, Mapping):
         raise InputError(f"{name}: the report has no 'summary' of named figures")
     for key, value in summary.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(f"{name}: summary.{key} is {value!r}; a number is expected")
-    return dict(summary)
+    return content
 
 
 def _windows(report: Report) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError
 from . import files
-from .reports import read_summary
+from .reports import read_report
 
 TABLE = "check"
 KEYS = ("plan", "traces", "fail_if", "baseline", "tolerance")
@@ -81,12 +81,11 @@ def read_baseline(path: str) -> Baseline:
     """
     if path == "-":
         raise InputError("--baseline - ; the name of a report file is expected, to update it by")
-    summary = read_summary(path)
-    content = files.parse_json(files.read_bytes(path), path)
+    content = read_report(path)
     windows, layers, in_sample = (content.get(key) for key in ("windows", "layers", "in_sample"))
     return Baseline(
         path,
-        summary,
+        content["summary"],
         len(windows) if isinstance(windows, list) and windows else None,
         len(layers) if isinstance(layers, list) and layers else None,
         in_sample if isinstance(in_sample, bool) else None,

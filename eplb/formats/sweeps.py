@@ -37,14 +37,7 @@ def read_points(path: str) -> list[dict[str, Any]]:
         When it is no sweep; the message begins with its name.
     """
     name = files.name_of(path)
-    content = files.parse_json(files.read_bytes(path), name)
-    if not isinstance(content, Mapping) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, Mapping) else type(content).__name__
-        raise InputError(f"{name}: the format is {found!r}; a sweep ({FORMAT!r}) is expected")
-    if content.get("version") != VERSION:
-        raise InputError(
-            f"{name}: the sweep is version {content.get('version')!r}; this eplb reads {VERSION}"
-        )
+    content = files.read_own(path, "sweep", FORMAT, VERSION)
     points = content.get("points")
     if not isinstance(points, list) or not all(
         isinstance(point, Mapping) and isinstance(point.get("digest"), str) for point in points

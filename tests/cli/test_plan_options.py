@@ -192,7 +192,7 @@ def test_an_input_is_never_overwritten(loads: Path) -> None:
     before = loads.read_bytes()
     ending = eplb("plan", loads, "-o", loads, "--force")
     assert ending.code == 2
-    assert "would overwrite a trace that is read" in ending.err
+    assert "would overwrite a file that is read" in ending.err
     assert loads.read_bytes() == before
 
 

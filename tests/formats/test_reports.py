@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from eplb.errors import InputError
-from eplb.formats.reports import read_summary, report_bytes
+from eplb.formats.reports import read_report, report_bytes
 from eplb.report import Report
 
 REPORT = Report(
@@ -27,7 +27,7 @@ def test_a_report_reads_back(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     data = report_bytes(REPORT, {"plan": "p.json"})
     path.write_bytes(data)
-    assert read_summary(str(path)) == REPORT.summary()
+    assert read_report(str(path))["summary"] == REPORT.summary()
     content = json.loads(data)
     assert (content["format"], content["version"], content["plan"]) == ("eplb-report", 1, "p.json")
     assert [row["window"] for row in content["windows"]] == [5, 7]
@@ -63,5 +63,5 @@ def test_hostile_reports_get_a_clear_message(tmp_path: Path, what: str) -> None:
     path = tmp_path / "r.json"
     path.write_text(text)
     with pytest.raises(InputError, match=message) as caught:
-        read_summary(str(path))
+        read_report(str(path))
     assert str(path) in str(caught.value)
