@@ -42,15 +42,14 @@ def dynamic_redundancy(
     tokens: Numbers,
     placement: Placement,
     active_slots: int,
-    lag: int = 1,
     pace: Floats | None = None,
     seed: int = 0,
 ) -> DynamicRedundancy:
     """What each slot serves of `tokens` (W, L, E) when `active_slots` of each rank are active at
-    most, chosen from the loads of `lag` windows before and, beside that, from each window's own.
+    most, chosen from the loads of the window before and, beside that, from each window's own.
 
-    The first `lag` windows are served as if all experts were loaded alike. `pace` (R,) is the time
-    of each rank per token, relative; 1 by default.
+    The first window is served as if all experts were loaded alike. `pace` (R,) is the time of each
+    rank per token, relative; 1 by default.
 
     Raises
     ------
@@ -59,11 +58,10 @@ def dynamic_redundancy(
     InfeasibleError
         When some expert would be left without an active copy.
     """
-    assert lag >= 1, "a lag of 0 is the oracle"
     oracle = choose_slots(tokens, placement, active_slots, pace, seed)
     alike = np.ones((1, *tokens.shape[1:]))
     unknown = choose_slots(alike, placement, active_slots, pace, seed)
-    chosen = np.concatenate([np.repeat(unknown, min(lag, len(tokens)), axis=0), oracle[:-lag]])
+    chosen = np.concatenate([unknown, oracle[:-1]])
     return DynamicRedundancy(
         active_loads(tokens, placement, chosen),
         active_loads(tokens, placement, oracle),

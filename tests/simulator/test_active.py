@@ -82,15 +82,6 @@ def test_slots_are_chosen_from_the_window_before() -> None:
     assert late[0] == peaks(tokens[:1], TWO, alike)[0, 0]
 
 
-def test_a_longer_lag_looks_further_back() -> None:
-    """With a lag of two the same loads come round again, and the late choice is the best."""
-    tokens = np.array([[[9, 3, 0, 6]], [[3, 9, 0, 6]]] * 2)
-    result = active.dynamic_redundancy(tokens, TWO, 2, lag=2)
-    assert (result.slot_load[2:] == result.oracle_slot_load[2:]).all()
-    longest = active.dynamic_redundancy(tokens, TWO, 2, lag=9)
-    assert longest.slot_load.shape == (4, 1, 6)
-
-
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.data())
 def test_it_is_feasible_whenever_a_choice_exists(seed: int, data: st.DataObject) -> None:
