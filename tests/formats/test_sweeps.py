@@ -37,7 +37,10 @@ def test_a_sweep_under_way_has_no_knee() -> None:
         ([1, 2], "sweep.json: the format is 'list'; a sweep"),
         ({"points": []}, "the format is None; a sweep"),
         ({"format": "eplb-plan"}, "the format is 'eplb-plan'; a sweep"),
-        ({"format": "eplb-sweep", "version": 2}, "the sweep is version 2; this eplb reads version 1"),
+        (
+            {"format": "eplb-sweep", "version": 2},
+            "the sweep is version 2; this eplb reads version 1",
+        ),
         ({"format": "eplb-sweep", "version": 1}, "'points' must be a list"),
         ({"format": "eplb-sweep", "version": 1, "points": [1]}, "'points' must be a list"),
         ({"format": "eplb-sweep", "version": 1, "points": [{}]}, "each with its 'digest'"),
